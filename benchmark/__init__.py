@@ -1,0 +1,1 @@
+"""What is measured: datasets, streams, runs, sweeps, metrics, tables and figures."""

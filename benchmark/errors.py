@@ -1,0 +1,18 @@
+"""The one exception that means "the user's input is wrong": the command line prints its sentence and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a config, a path or an argument, told in one sentence that names the culprit and the valid choices."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Suggest the closest of `choices` and list them all: ' Did you mean "replay"? Valid choices: finetune, replay.'"""
+    options = sorted(choices)
+    close = difflib.get_close_matches(word, options, n=1)
+    suggestion = f' Did you mean "{close[0]}"?' if close else ""
+    return f"{suggestion} Valid choices: {', '.join(options)}."
