@@ -31,7 +31,7 @@ def _source(module: str, options: str, summary: str) -> _Source:
 
 _SOURCES: Mapping[str, _Source] = MappingProxyType(
     {
-        "digits": _source("digits", "test_fraction seed", "8x8 handwritten digits, 10 classes, ships with scikit-learn"),
+        "digits": _source("digits", "test_fraction seed", "8x8 handwritten digits of scikit-learn, 10 classes"),
         "glyphs": _source(
             "glyphs",
             "classes train_per_class test_per_class resolution seed",

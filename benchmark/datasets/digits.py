@@ -1,4 +1,4 @@
-"""Handwritten digits (UCI, shipped with scikit-learn): 1,797 grey images of 8x8 pixels, small enough for smoke tests."""
+"""Handwritten digits (UCI, in scikit-learn): 1,797 grey images of 8x8 pixels, small enough for smoke tests."""
 
 from __future__ import annotations
 
