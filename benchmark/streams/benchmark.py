@@ -1,0 +1,200 @@
+"""A source, a profile, an order and a split -> a long-tailed class-incremental Avalanche benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
+
+from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
+from avalanche.benchmarks.utils import AvalancheDataset
+
+from benchmark.errors import UserError, did_you_mean
+from benchmark.streams.foreign import is_avalanche_benchmark, thin_benchmark
+from benchmark.streams.info import StreamInfo, choice_hash
+from benchmark.streams.order import arrival_order, check_permutation, resolve_labels
+from benchmark.streams.ranks import counts_by_class
+from benchmark.streams.scenario import LongTailedBenchmark, StreamExperience, make_stream
+from benchmark.streams.source import Source, as_source
+from benchmark.streams.split import class_split
+from benchmark.streams.subset import Rows, check_compat, choose_rows, hold_out, hold_out_lt_cil, rows_by_class
+
+__all__ = ["LongTailedBenchmark", "StreamExperience", "long_tailed_benchmark"]
+
+GENERATORS = ("datasets", "nc")
+
+
+def long_tailed_benchmark(
+    source: Any,
+    *,
+    protocol: str | Sequence[int] | Sequence[Sequence[int | str]] = "lfs",
+    tasks: int = 10,
+    profile: str | Sequence[int] = "exponential",
+    rho: float = 100.0,
+    max_count: int | None = None,
+    ranks: str = "by_label",
+    order: str | Sequence[int | str] = "order_a",
+    subset: str = "random",
+    holdout: float = 0.0,
+    compat: str | None = None,
+    classes: Sequence[int | str] | None = None,
+    order_seed: int = 0,
+    subset_seed: int = 0,
+    rank_seed: int = 0,
+    generator: str = "datasets",
+) -> LongTailedBenchmark:
+    """A class-incremental benchmark with a long-tailed training stream and the complete test stream.
+
+    Parameters
+    ----------
+    source
+        An ImageArrays of :mod:`benchmark.datasets`; a (train, test) pair of torch datasets with ``targets`` (their own
+        transforms apply); or an Avalanche class-incremental benchmark, of which only the training stream is thinned: its
+        class ids, experiences, transforms and test stream stay, so `protocol`, `tasks` and `order` play no part.
+    protocol, tasks
+        See :func:`class_split`; or a list of sizes; or a list of lists of labels or class names, which gives the class
+        order as well.
+    profile, rho, max_count
+        See :func:`class_counts`; ``natural`` keeps each class's own images (at most `max_count`); or a list of counts, head
+        first. `max_count` None means the number of images of the largest class.
+    ranks, rank_seed
+        Which class gets which count: ``by_label``, ``by_order`` or ``random``. See :func:`counts_by_class`.
+    order, order_seed
+        ``order_a`` (LUCIR), ``order_b`` (iCaRL), ``ordered``, ``reversed``, ``shuffled``, or a list of labels or names.
+    subset, subset_seed, compat
+        Which images a class keeps: see :func:`choose_rows`. ``compat="lt-cil"`` draws and holds out as that code does
+        (its hold-out is 0.1).
+    holdout
+        Share of each class's images that is moved to ``valid_stream``.
+    classes
+        Keep these classes (labels or names) only.
+    generator
+        ``datasets``, or ``nc`` to have Avalanche's ``nc_benchmark`` split the data, with the same result.
+
+    Returns
+    -------
+    LongTailedBenchmark
+        Labels are remapped to order of arrival: after experience t the seen classes are 0 ... C_t - 1.
+
+    Raises
+    ------
+    UserError (a ValueError)
+        One sentence that names the setting at fault.
+    """
+    if generator not in GENERATORS:
+        raise UserError(f'There is no generator "{generator}".{did_you_mean(str(generator), GENERATORS)}')
+    check_compat(compat)
+    if is_avalanche_benchmark(source):
+        if classes is not None or compat is not None or generator != "datasets":
+            raise UserError("classes, compat and generator cannot be set for an existing Avalanche benchmark.")
+        return thin_benchmark(source, profile, rho, max_count, ranks, subset, holdout, subset_seed, rank_seed)
+
+    data = as_source(source)
+    kept = sorted(data.class_names) if classes is None else sorted(resolve_labels(classes, data.class_names, "classes"))
+    if not kept:
+        raise UserError("classes is empty: list at least one class, or leave it out to keep all.")
+    arrival, sizes = _arrival(protocol, tasks, order, order_seed, kept, data)
+    available = rows_by_class(data.train_labels, sorted(data.class_names))
+    tests = rows_by_class(data.test_labels, kept)
+    for label in kept:
+        for role, rows in (("training", available), ("test", tests)):
+            if not rows[label]:
+                raise UserError(f"Class {label} ({data.class_names[label]}) of {data.name} has no {role} images.")
+    own = {label: len(available[label]) for label in arrival}
+    names = [data.class_names[label] for label in arrival]
+    counts = counts_by_class(own, names, profile, rho, max_count, ranks, rank_seed)
+    chosen = choose_rows(available, counts, subset, subset_seed, compat)
+    if compat == "lt-cil" and holdout:
+        train, valid = hold_out_lt_cil(chosen, arrival, sizes, holdout, subset_seed)
+    else:
+        train, valid = hold_out(chosen, holdout)
+    for label in kept:
+        if not train[label]:
+            raise UserError(f"The hold-out of compat={compat} leaves class {label} ({data.class_names[label]}) no image.")
+
+    plan = _Plan(data, arrival, sizes)
+    info = StreamInfo(
+        dataset=data.name,
+        protocol=protocol if isinstance(protocol, str) else "custom",
+        tasks=len(sizes),
+        sizes=tuple(sizes),
+        class_order=tuple(arrival),
+        class_names=tuple(names),
+        profile_counts=tuple(counts[label] for label in arrival),
+        train_counts=tuple(len(train[label]) for label in arrival),
+        valid_counts=tuple(len(valid[label]) for label in arrival),
+        test_counts=tuple(len(tests[label]) for label in arrival),
+        sha256=choice_hash(plan.rows(train), plan.rows(valid), plan.rows(tests)),
+    )
+    if generator == "nc":
+        splits = dict(zip(("train", "test"), plan.datasets_by_nc_benchmark(train, tests), strict=True))
+    else:
+        splits = {"train": plan.datasets(train, False, "train"), "test": plan.datasets(tests, True, "eval")}
+    if holdout:
+        splits["valid"] = plan.datasets(valid, False, "eval")
+    columns = [list(group) for group in info.columns()]
+    streams = [make_stream(name, datasets, columns) for name, datasets in splits.items()]
+    return LongTailedBenchmark(streams, info, range(len(arrival)), data.images)
+
+
+def _arrival(
+    protocol: str | Sequence[Any], tasks: int, order: str | Sequence[int | str], seed: int, kept: list[int], data: Source
+) -> tuple[list[int], list[int]]:
+    """Labels in order of arrival and classes per experience, from a protocol's name, sizes, or lists of classes."""
+    names = data.class_names
+    if isinstance(protocol, str):
+        return arrival_order(order, kept, names, seed), class_split(len(kept), protocol, tasks)
+    groups = list(protocol)
+    if groups and all(isinstance(group, list | tuple) for group in groups):
+        labels = resolve_labels([entry for group in groups for entry in group], names, "protocol")
+        arrival, sizes = check_permutation(labels, kept, names, "protocol"), [len(group) for group in groups]
+    elif groups and all(isinstance(size, int) for size in groups):
+        arrival, sizes = arrival_order(order, kept, names, seed), groups
+        if sum(sizes) != len(kept):
+            raise UserError(f"The sizes in protocol add up to {sum(sizes)} classes, but {len(kept)} are kept.")
+    else:
+        raise UserError("protocol must be lfs, lfh, single, a list of sizes, or a list of lists of classes.")
+    if min(sizes) < 1:
+        raise UserError(f"protocol leaves experience {sizes.index(min(sizes))} without classes.")
+    return arrival, sizes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which label arrives in which experience, and how rows by class become one dataset per experience."""
+
+    data: Source
+    arrival: list[int]
+    sizes: list[int]
+
+    def groups(self) -> list[list[int]]:
+        """The labels of each experience."""
+        ends = list(accumulate(self.sizes))
+        return [self.arrival[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+
+    def rows(self, by_class: Rows) -> list[list[int]]:
+        """The rows of each experience, in file order."""
+        return [sorted(row for label in group for row in by_class[label]) for group in self.groups()]
+
+    def datasets(self, by_class: Rows, test: bool, group: str) -> list[AvalancheDataset]:
+        """One dataset per experience, labelled by arrival."""
+        return [self._dataset(rows, test, group) for rows in self.rows(by_class)]
+
+    def _dataset(self, rows: list[int], test: bool, group: str) -> AvalancheDataset:
+        column = {label: place for place, label in enumerate(self.arrival)}
+        labels = self.data.test_labels if test else self.data.train_labels
+        targets = [column[int(label)] for label in labels[rows]]
+        return self.data.dataset(rows, targets, test=test, group=group)
+
+    def datasets_by_nc_benchmark(self, train: Rows, tests: Rows) -> tuple[list[AvalancheDataset], list[AvalancheDataset]]:
+        """The training and test datasets as Avalanche's own generator splits them."""
+        scenario = nc_benchmark(
+            self._dataset(sorted(chain.from_iterable(train.values())), False, "train"),
+            self._dataset(sorted(chain.from_iterable(tests.values())), True, "eval"),
+            n_experiences=len(self.sizes),
+            task_labels=False,
+            fixed_class_order=list(range(len(self.arrival))),
+            per_exp_classes=dict(enumerate(self.sizes)),
+        )
+        return [exp.dataset for exp in scenario.train_stream], [exp.dataset for exp in scenario.test_stream]
