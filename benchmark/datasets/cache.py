@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,14 @@ try:
 except ImportError:  # Windows: no locks there; two builders then do the work twice, and the first to finish wins
     fcntl = None  # type: ignore[assignment]
 
-_FILES = ("train_images", "train_labels", "test_images", "test_labels")
+
+class CachedArrays(NamedTuple):
+    """An entry's content; the images are read-only memory maps."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -61,7 +68,7 @@ class CacheWriter:
 
 def cached_arrays(
     name: str, key: dict[str, Any], cache_dir: str | Path | None, build: Callable[[CacheWriter], None]
-) -> dict[str, np.ndarray]:
+) -> CachedArrays:
     """Arrays of the entry `name` + hash of `key`, made by `build` when missing.
 
     Parameters
@@ -69,9 +76,10 @@ def cached_arrays(
     key : JSON values that determine the content
     build : writes the images and labels of both splits through the CacheWriter it is given
 
-    Returns
-    -------
-    dict with train_images, train_labels, test_images, test_labels; images are read-only memory maps
+    Raises
+    ------
+    UserError
+        the cache folder cannot be written or is too full
     """
     root = cache_root(cache_dir)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -113,8 +121,7 @@ def _build(entry: Path, build: Callable[[CacheWriter], None]) -> None:
         build(CacheWriter(working))
         if entry.exists():  # a damaged entry, as _read found nothing usable in it
             shutil.rmtree(entry)
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            _rename_folder(working, entry)
+        _rename_folder(working, entry)
     finally:
         shutil.rmtree(working, ignore_errors=True)
 
@@ -128,11 +135,14 @@ def _rename_folder(source: Path, target: Path) -> None:
             raise
 
 
-def _read(entry: Path) -> dict[str, np.ndarray] | None:
+def _read(entry: Path) -> CachedArrays | None:
     """The arrays of a complete entry, or None if it is missing or damaged."""
     try:
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in _FILES if "images" in name}
-        arrays |= {name: np.load(entry / f"{name}.npy") for name in _FILES if "labels" in name}
+        return CachedArrays(
+            train_images=np.load(entry / "train_images.npy", mmap_mode="r"),
+            train_labels=np.load(entry / "train_labels.npy"),
+            test_images=np.load(entry / "test_images.npy", mmap_mode="r"),
+            test_labels=np.load(entry / "test_labels.npy"),
+        )
     except (OSError, ValueError, EOFError):
         return None
-    return arrays

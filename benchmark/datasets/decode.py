@@ -46,14 +46,14 @@ def tree_arrays(
         "resolution": resolution,
     }
     arrays = cached_arrays(name, key, cache_dir, lambda writer: _decode_tree(name, tree, resolution, writer))
-    height, width = arrays["train_images"].shape[1:3]
+    height, width = arrays.train_images.shape[1:3]
     if max(height, width) > 64:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     else:
-        mean, std = channel_statistics(arrays["train_images"])
+        mean, std = channel_statistics(arrays.train_images)
     return ImageArrays(
         name=name,
-        **arrays,
+        **arrays._asdict(),
         class_names=tree.class_names,
         mean=mean,
         std=std,

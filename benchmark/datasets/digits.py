@@ -10,9 +10,7 @@ from benchmark.datasets.arrays import ImageArrays, channel_statistics
 from benchmark.datasets.split import held_out
 
 
-def load(
-    name: str, *, test_fraction: float = 0.25, seed: int = 0, cache_dir: str | Path | None = None
-) -> ImageArrays:
+def load(name: str, *, test_fraction: float = 0.25, seed: int = 0, cache_dir: str | Path | None = None) -> ImageArrays:
     """The ten digits as uint8 RGB (N, 8, 8, 3); nothing is cached, `cache_dir` is not used."""
     from sklearn.datasets import load_digits
 
