@@ -18,6 +18,11 @@ Counts = Tensor | Sequence[float]
 _ENTROPY_FLOOR = 1e-3  # added to every lost count inside the entropy, as in the released code of GR
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """At least float32: losses and head gradients are never computed in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def balanced_softmax_loss(logits: Tensor, targets: Tensor, class_counts: Counts) -> Tensor:
     """Cross-entropy of `logits + log(class_counts)`, mean over the batch.
 

@@ -1,0 +1,93 @@
+"""Training criteria that know which classes were seen, whatever the width of the head.
+
+Each is both the criterion of a strategy, `criterion(output, labels)`, and a plugin: Avalanche runs its hooks when it is
+passed as `criterion`. Before the first experience they are plain cross-entropy. In evaluation, images of classes never
+trained are skipped (a batch of nothing else has loss nan).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from avalanche.core import SupervisedPlugin
+from torch import Tensor
+
+from strategies.losses import full_precision
+from strategies.seen import IGNORED, ClassCounts, SeenClasses, replays_from_loader
+
+
+class SeenCrossEntropy(SupervisedPlugin):
+    """Cross-entropy over the seen classes, mean over the batch."""
+
+    def __init__(self, seen: SeenClasses | None = None) -> None:
+        super().__init__()
+        self.seen = SeenClasses() if seen is None else seen
+
+    def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Output (B, width) and class ids (B,) -> scalar."""
+        if self.seen.num_seen == 0:
+            return F.cross_entropy(full_precision(output), labels)
+        return self.loss(full_precision(self.seen.logits(output)), self.seen.targets(labels))
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits of seen classes (B, C_seen) and arrival positions (B,) -> scalar."""
+        return F.cross_entropy(logits, targets)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.seen.update(strategy.experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.seen.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen.load_state_dict(state)
+
+
+class NewCrossEntropy(SeenCrossEntropy):
+    """Cross-entropy over the new columns alone; images of old classes are skipped (FACIL without exemplars)."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        num_old = self.seen.num_old
+        return F.cross_entropy(logits[:, num_old:], torch.where(targets < num_old, IGNORED, targets - num_old))
+
+
+class BalancedSoftmax(SeenCrossEntropy):
+    """Cross-entropy of `logits + log prior` over the seen classes: balanced softmax, GR's regularised softmax (Eq. 4).
+
+    The prior is each class's share of the images the experience really trains on, exemplars included; a class without
+    any has prior 0 and is left out. With Avalanche's `ReplayPlugin`, which draws part of every batch from its buffer,
+    the images are counted, not the draws.
+    """
+
+    def __init__(self, seen: SeenClasses | None = None) -> None:
+        super().__init__(seen)
+        self.counts = ClassCounts(self.seen)
+        self._log_prior = torch.zeros(0)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits + self._log_prior.to(logits), targets)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._count(strategy)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        if replays_from_loader(strategy):
+            self._count(strategy)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.counts.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts.load_state_dict(state)
+        self._set_prior(torch.device("cpu"))
+
+    def _count(self, strategy: Any) -> None:
+        self.counts.update(strategy)
+        self._set_prior(strategy.device)
+
+    def _set_prior(self, device: torch.device) -> None:
+        available = self.counts.available.double()
+        log_prior = (available / available.sum().clamp_min(1)).log()
+        self._log_prior = (log_prior.float() if device.type == "mps" else log_prior).to(device)  # mps has no float64
