@@ -9,18 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.streams.benchmark import LongTailedBenchmark, StreamExperience, long_tailed_benchmark
+    from benchmark.streams.benchmark import long_tailed_benchmark
     from benchmark.streams.images import ImageStore
     from benchmark.streams.info import StreamInfo, stream_table
     from benchmark.streams.order import named_order
     from benchmark.streams.plot import plot_stream
     from benchmark.streams.profile import class_counts
+    from benchmark.streams.scenario import LongTailedBenchmark, StreamExperience
     from benchmark.streams.split import class_split
 
 _HOME = {
     "ImageStore": "images",
-    "LongTailedBenchmark": "benchmark",
-    "StreamExperience": "benchmark",
+    "LongTailedBenchmark": "scenario",
+    "StreamExperience": "scenario",
     "StreamInfo": "info",
     "class_counts": "profile",
     "class_split": "split",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any
 
+import numpy as np
 from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
 from avalanche.benchmarks.utils import AvalancheDataset
 
@@ -15,12 +16,10 @@ from benchmark.streams.foreign import is_avalanche_benchmark, thin_benchmark
 from benchmark.streams.info import StreamInfo, choice_hash
 from benchmark.streams.order import arrival_order, check_permutation, resolve_labels
 from benchmark.streams.ranks import counts_by_class
-from benchmark.streams.scenario import LongTailedBenchmark, StreamExperience, make_stream
+from benchmark.streams.scenario import LongTailedBenchmark, make_stream
 from benchmark.streams.source import Source, as_source
 from benchmark.streams.split import class_split
 from benchmark.streams.subset import Rows, check_compat, choose_rows, hold_out, hold_out_lt_cil, rows_by_class
-
-__all__ = ["LongTailedBenchmark", "StreamExperience", "long_tailed_benchmark"]
 
 GENERATORS = ("datasets", "nc")
 
@@ -50,16 +49,17 @@ def long_tailed_benchmark(
     ----------
     source
         An ImageArrays of :mod:`benchmark.datasets`; a (train, test) pair of torch datasets with ``targets`` (their own
-        transforms apply); or an Avalanche class-incremental benchmark, of which only the training stream is thinned: its
-        class ids, experiences, transforms and test stream stay, so `protocol`, `tasks` and `order` play no part.
+        transforms apply, in training and evaluation); or an Avalanche class-incremental benchmark, of which only the
+        training stream is thinned: its class ids, experiences, transforms and other streams stay, so `protocol`,
+        `tasks` and `order` play no part.
     protocol, tasks
-        See :func:`class_split`; or a list of sizes; or a list of lists of labels or class names, which gives the class
-        order as well.
+        See :func:`class_split`; or a list of sizes; or a list of lists of labels or class names, which replaces `order`
+        as well.
     profile, rho, max_count
-        See :func:`class_counts`; ``natural`` keeps each class's own images (at most `max_count`); or a list of counts, head
-        first. `max_count` None means the number of images of the largest class.
+        See :func:`class_counts`; ``natural`` keeps each class's own images (at most `max_count`); or a list of counts,
+        head first. `max_count` None means the number of images of the largest class.
     ranks, rank_seed
-        Which class gets which count: ``by_label``, ``by_order`` or ``random``. See :func:`counts_by_class`.
+        Which class gets which count: ``by_label``, ``by_order`` or ``random``; see :func:`ranked_classes`.
     order, order_seed
         ``order_a`` (LUCIR), ``order_b`` (iCaRL), ``ordered``, ``reversed``, ``shuffled``, or a list of labels or names.
     subset, subset_seed, compat
@@ -111,7 +111,8 @@ def long_tailed_benchmark(
         train, valid = hold_out(chosen, holdout)
     for label in kept:
         if not train[label]:
-            raise UserError(f"The hold-out of compat={compat} leaves class {label} ({data.class_names[label]}) no image.")
+            name = data.class_names[label]
+            raise UserError(f"The hold-out of compat={compat} leaves class {label} ({name}) no training image.")
 
     plan = _Plan(data, arrival, sizes)
     info = StreamInfo(
@@ -128,7 +129,7 @@ def long_tailed_benchmark(
         sha256=choice_hash(plan.rows(train), plan.rows(valid), plan.rows(tests)),
     )
     if generator == "nc":
-        splits = dict(zip(("train", "test"), plan.datasets_by_nc_benchmark(train, tests), strict=True))
+        splits = plan.datasets_by_nc_benchmark(train, tests)
     else:
         splits = {"train": plan.datasets(train, False, "train"), "test": plan.datasets(tests, True, "eval")}
     if holdout:
@@ -139,7 +140,12 @@ def long_tailed_benchmark(
 
 
 def _arrival(
-    protocol: str | Sequence[Any], tasks: int, order: str | Sequence[int | str], seed: int, kept: list[int], data: Source
+    protocol: str | Sequence[Any],
+    tasks: int,
+    order: str | Sequence[int | str],
+    seed: int,
+    kept: list[int],
+    data: Source,
 ) -> tuple[list[int], list[int]]:
     """Labels in order of arrival and classes per experience, from a protocol's name, sizes, or lists of classes."""
     names = data.class_names
@@ -174,8 +180,8 @@ class _Plan:
         return [self.arrival[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
 
     def rows(self, by_class: Rows) -> list[list[int]]:
-        """The rows of each experience, in file order."""
-        return [sorted(row for label in group for row in by_class[label]) for group in self.groups()]
+        """The rows of each experience: class after class, each in file order."""
+        return [[row for label in group for row in sorted(by_class[label])] for group in self.groups()]
 
     def datasets(self, by_class: Rows, test: bool, group: str) -> list[AvalancheDataset]:
         """One dataset per experience, labelled by arrival."""
@@ -187,14 +193,22 @@ class _Plan:
         targets = [column[int(label)] for label in labels[rows]]
         return self.data.dataset(rows, targets, test=test, group=group)
 
-    def datasets_by_nc_benchmark(self, train: Rows, tests: Rows) -> tuple[list[AvalancheDataset], list[AvalancheDataset]]:
+    def datasets_by_nc_benchmark(self, train: Rows, tests: Rows) -> dict[str, list[AvalancheDataset]]:
         """The training and test datasets as Avalanche's own generator splits them."""
         scenario = nc_benchmark(
-            self._dataset(sorted(chain.from_iterable(train.values())), False, "train"),
-            self._dataset(sorted(chain.from_iterable(tests.values())), True, "eval"),
+            self._dataset(list(chain.from_iterable(self.rows(train))), False, "train"),
+            self._dataset(list(chain.from_iterable(self.rows(tests))), True, "eval"),
             n_experiences=len(self.sizes),
             task_labels=False,
             fixed_class_order=list(range(len(self.arrival))),
             per_exp_classes=dict(enumerate(self.sizes)),
         )
-        return [exp.dataset for exp in scenario.train_stream], [exp.dataset for exp in scenario.test_stream]
+        return {
+            "train": [_sorted_by_class(experience.dataset) for experience in scenario.train_stream],
+            "test": [_sorted_by_class(experience.dataset) for experience in scenario.test_stream],
+        }
+
+
+def _sorted_by_class(dataset: AvalancheDataset) -> AvalancheDataset:
+    """nc_benchmark visits an experience's classes in the order of a Python set; ours come in order of arrival."""
+    return dataset.subset(np.argsort(list(dataset.targets), kind="stable").tolist())

@@ -31,10 +31,10 @@ def thin_benchmark(
     subset_seed: int,
     rank_seed: int,
 ) -> LongTailedBenchmark:
-    """The benchmark with fewer training images; class ids, experiences, transforms and every other stream stay as they are.
+    """The benchmark with fewer training images; class ids, experiences, transforms and other streams stay as they are.
 
-    Within an experience classes count as arriving by class id. Raises UserError (a ValueError) where the benchmark is not
-    class-incremental (a class comes twice), or already has the validation stream that a hold-out would add.
+    Within an experience classes count as arriving by class id. Raises UserError (a ValueError) where the benchmark is
+    not class-incremental (a class comes twice), or already has the validation stream that a hold-out would add.
     """
     if holdout and hasattr(source, "valid_stream"):
         raise UserError("This Avalanche benchmark has a valid_stream already: leave out holdout.")
@@ -44,7 +44,7 @@ def thin_benchmark(
     arrival = [label for group in groups for label in group]
     for label, times in Counter(arrival).items():
         if times > 1:
-            raise UserError(f"Class {label} comes in {times} training experiences: the benchmark is not class-incremental.")
+            raise UserError(f"Not a class-incremental benchmark: class {label} comes in {times} training experiences.")
     if not arrival or not all(groups):
         raise UserError("Every training experience of an Avalanche benchmark needs images.")
 

@@ -63,8 +63,8 @@ class RelabelledRows(Dataset[tuple[Any, int]]):
 def transform_groups(arrays: Any) -> dict[str, tuple[Any, None]]:
     """Avalanche's ``train`` and ``eval`` transforms from uint8 (3, H, W) to normalised float, for an ImageArrays.
 
-    Training crops at random after padding by 4 pixels, or, for images stored larger than `crop_size`, resizes a random crop
-    to it; evaluation takes the centre. Flips happen where the dataset allows them.
+    Training crops at random after padding by 4 pixels or, where the dataset has a `crop_size` (its images are stored
+    larger), resizes a random crop to it; evaluation then takes the centre. Flips happen where the dataset allows them.
     """
     height, width = arrays.train_images.shape[1:3]
     scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(arrays.mean), list(arrays.std))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,12 @@ class StreamInfo:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> StreamInfo:
+    def from_json(cls, record: Mapping[str, Any]) -> StreamInfo:
         """The inverse of :meth:`to_json`; keys it does not know are left aside."""
-        values = {field.name: record[field.name] for field in fields(cls)}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        known: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)}
+        for name, value in known.items():
+            known[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**known)
 
 
 def choice_hash(*streams: Sequence[Sequence[int]]) -> str:
@@ -61,31 +63,36 @@ def choice_hash(*streams: Sequence[Sequence[int]]) -> str:
 
 
 def stream_table(info: StreamInfo) -> Table:
-    """One row per experience and a row of totals."""
+    """One row per experience and a row of totals; largest, smallest and few are counted before any hold-out."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"{info.dataset}, {info.protocol}, {info.tasks} experiences", show_footer=True)
-    small = sum(count < FEW for count in info.profile_counts)
-    few = f"classes < {FEW}"
-    table.add_column("experience", "total", justify="right")
-    table.add_column("classes", str(sum(info.sizes)), justify="right")
-    table.add_column("train images", f"{sum(info.train_counts):,}", justify="right")
-    if any(info.valid_counts):
-        table.add_column("held out", f"{sum(info.valid_counts):,}", justify="right")
-    table.add_column("largest", str(max(info.profile_counts)), justify="right")
-    table.add_column("smallest", str(min(info.profile_counts)), justify="right")
-    table.add_column(few, str(small), justify="right")
-    table.add_column("test images", f"{sum(info.test_counts):,}", justify="right")
-    table.add_column("names")
+    whole = _cells(info, range(sum(info.sizes)))
+    table.add_column("#", "all", justify="right", no_wrap=True)
+    for title, total in whole.items():
+        table.add_column(title, total, justify="right", no_wrap=True)
+    table.add_column("names")  # the one column that rich may narrow; its cells then end in an ellipsis
     for number, columns in enumerate(info.columns()):
-        counts = [info.profile_counts[column] for column in columns]
-        cells = [str(number), str(len(columns)), f"{sum(info.train_counts[column] for column in columns):,}"]
-        if any(info.valid_counts):
-            cells.append(f"{sum(info.valid_counts[column] for column in columns):,}")
-        cells += [str(max(counts)), str(min(counts)), str(sum(count < FEW for count in counts))]
-        cells.append(f"{sum(info.test_counts[column] for column in columns):,}")
-        table.add_row(*cells, shorten([info.class_names[column] for column in columns]))
+        names = shorten([info.class_names[column] for column in columns])
+        table.add_row(str(number), *_cells(info, columns).values(), Text(names, no_wrap=True, overflow="ellipsis"))
     return table
+
+
+def _cells(info: StreamInfo, columns: range) -> dict[str, str]:
+    """Title and value of the table's numbers, over some arrival columns."""
+    part = slice(columns.start, columns.stop)
+    counts = info.profile_counts[part]
+    held_out = {"held out": f"{sum(info.valid_counts[part]):,}"} if any(info.valid_counts) else {}
+    return {
+        "classes": str(len(columns)),
+        "train": f"{sum(info.train_counts[part]):,}",
+        **held_out,
+        "largest": str(max(counts)),
+        "smallest": str(min(counts)),
+        f"< {FEW}": str(sum(count < FEW for count in counts)),
+        "test": f"{sum(info.test_counts[part]):,}",
+    }
 
 
 def shorten(names: Sequence[str], shown: int = 4) -> str:

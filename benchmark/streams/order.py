@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchmark.errors import UserError, did_you_mean
+from benchmark.streams.info import shorten
 
 ORDERS = ("order_a", "lucir", "order_b", "icarl", "ordered", "reversed", "shuffled")
 
@@ -15,8 +18,8 @@ def named_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
     """A permutation of 0 ... num_classes - 1.
 
     - ``order_a`` (or ``lucir``): NumPy's legacy shuffle with seed 1993, used by LUCIR, LT-CIL, GR and PyCIL;
-    - ``order_b`` (or ``icarl``): the first run of the original iCaRL code, CIFAR-100 only: the same seed, after its loader
-      has shuffled 100 index arrays of length 500 (PODNet's first order, FACIL's ``cifar100_icarl``);
+    - ``order_b`` (or ``icarl``): the first run of the original iCaRL code, CIFAR-100 only: the same seed, after its
+      loader has shuffled 100 index arrays of length 500 (PODNet's first order, FACIL's ``cifar100_icarl``);
     - ``ordered``, ``reversed``: by label; ``shuffled``: at random by `seed`.
 
     Raises UserError (a ValueError) on an unknown name, or ``order_b`` for another number of classes than 100.
@@ -42,22 +45,28 @@ def named_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
 
 def resolve_labels(entries: Sequence[int | str], class_names: dict[int, str], key: str) -> list[int]:
     """Labels for a list of labels and class names; UserError, naming `key`, on an unknown or repeated one."""
-    by_name = {name: label for label, name in class_names.items()}
-    labels = []
-    for entry in entries:
-        if isinstance(entry, str):
-            if entry not in by_name:
-                raise UserError(f'{key} names "{entry}", which is no class of this dataset.{did_you_mean(entry, by_name)}')
-            labels.append(by_name[entry])
-        elif int(entry) in class_names:
-            labels.append(int(entry))
-        else:
-            low, high = min(class_names), max(class_names)
-            raise UserError(f"{key} lists label {entry}, which is no class of this dataset (labels {low} to {high}).")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    labels = [_resolve_label(entry, class_names, key) for entry in entries]
+    repeated = sorted(label for label, times in Counter(labels).items() if times > 1)
     if repeated:
         raise UserError(f"{key} lists {_listing(repeated, class_names)} more than once.")
     return labels
+
+
+def _resolve_label(entry: int | str, class_names: dict[int, str], key: str) -> int:
+    if isinstance(entry, str):
+        matches = [label for label, name in class_names.items() if name == entry]
+        if len(matches) > 1:
+            raise UserError(f'{key} names "{entry}", a name that labels {matches} share: give the label.')
+        if not matches:
+            names = list(class_names.values())
+            close = difflib.get_close_matches(entry, names, n=3)
+            hint = f" Did you mean {' or '.join(close)}?" if close else f" Its classes are {shorten(names)}."
+            raise UserError(f'{key} names "{entry}", which is no class of this dataset.{hint}')
+        return matches[0]
+    if not isinstance(entry, int | np.integer) or int(entry) not in class_names:
+        valid = f"labels {min(class_names)} to {max(class_names)}"
+        raise UserError(f"{key} lists {entry!r}, which is no class of this dataset ({valid}, or class names).")
+    return int(entry)
 
 
 def arrival_order(
@@ -79,14 +88,13 @@ def check_permutation(labels: list[int], kept: Sequence[int], class_names: dict[
     """`labels` itself if it holds each kept class once; otherwise UserError naming what is missing or too many."""
     missing, unknown = sorted(set(kept) - set(labels)), sorted(set(labels) - set(kept))
     if missing:
-        raise UserError(f"{key} leaves out {_listing(missing, class_names)}: list every class, or drop it with classes.")
+        raise UserError(f"{key} leaves out {_listing(missing, class_names)}: list every class that is kept.")
     if unknown:
         raise UserError(f"{key} lists {_listing(unknown, class_names)}, not among the kept classes.")
     return labels
 
 
 def _listing(labels: Sequence[int], class_names: dict[int, str]) -> str:
-    """'class 3 (cat)' or 'classes 3 (cat), 5 (dog) and 7 more', with at most five named."""
-    named = ", ".join(f"{label} ({class_names[label]})" for label in labels[:5])
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return f"{'class' if len(labels) == 1 else 'classes'} {named}{more}"
+    """'class 3 (cat)' or 'classes 3 (cat), 5 (dog), … (7 more)'."""
+    named = shorten([f"{label} ({class_names[label]})" for label in labels])
+    return f"{'class' if len(labels) == 1 else 'classes'} {named}"

@@ -43,7 +43,8 @@ def counts_by_class(
     ----------
     own : label -> images the class has, in order of arrival.
     names : the class names, in the same order, for messages.
-    profile : one of :func:`class_counts`; ``natural``: the class's own images, at most `max_count`; or a list of counts.
+    profile : one of :func:`class_counts`; ``natural``: the class's own images, at most `max_count`; or a list of
+        counts, head first.
     max_count : None is the largest class's own count.
 
     Raises UserError (a ValueError) where a class has fewer images than its count, or a list does not fit the classes.
@@ -63,12 +64,12 @@ def counts_by_class(
         if len(counts) != len(own):
             raise UserError(f"profile lists {len(counts)} counts for {len(own)} classes.")
         if min(counts) < 1:
-            raise UserError(f"profile gives the class of rank {counts.index(min(counts))} {min(counts)} images: at least 1.")
+            raise UserError(f"profile gives the class of rank {counts.index(min(counts))} {min(counts)} images.")
     by_class = dict(zip(ranked, counts, strict=True))
     for (label, available), name in zip(own.items(), names, strict=True):
         if available < by_class[label]:
             raise UserError(
-                f"Class {label} ({name}) has {available} training images, fewer than the {by_class[label]} of its profile: "
-                f"lower max_count, or use profile natural."
+                f"Class {label} ({name}) has {available} training images, fewer than the {by_class[label]} that the "
+                f"profile gives it: lower max_count (or the list's count), or use the profile natural."
             )
     return {label: by_class[label] for label in own}

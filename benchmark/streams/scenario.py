@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from avalanche.benchmarks.scenarios import DatasetExperience
 from avalanche.benchmarks.scenarios.generic_scenario import CLScenario, CLStream, EagerCLStream
 from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data_attribute import has_task_labels
 
 from benchmark.streams.images import ImageStore
 from benchmark.streams.info import StreamInfo
@@ -23,7 +23,7 @@ class StreamExperience(DatasetExperience):
     class_counts : dict, class id -> images of this experience's dataset (0 for a class without any).
     classes_in_this_experience, previous_classes, classes_seen_so_far, future_classes : lists of class ids.
     benchmark : the benchmark it belongs to.
-    task_label, task_labels : always 0 in our streams.
+    task_label, task_labels : always 0 in our streams, the source's own in a thinned one; absent where it has none.
     """
 
     def __init__(self, dataset: AvalancheDataset, classes: Sequence[int], timeline: Sequence[int]) -> None:
@@ -37,9 +37,10 @@ class StreamExperience(DatasetExperience):
         self.previous_classes = list(timeline[:begin])
         self.classes_seen_so_far = list(timeline[:end])
         self.future_classes = list(timeline[end:])
-        self.task_labels = sorted(dataset.targets_task_labels.uniques) or [0]
-        self.task_label = self.task_labels[0]
-        self.benchmark: Any = None
+        if has_task_labels(dataset):
+            self.task_labels = sorted(set(dataset.targets_task_labels)) or [0]
+            self.task_label = self.task_labels[0]
+        self.benchmark: LongTailedBenchmark | None = None
 
     @property
     def dataset(self) -> AvalancheDataset:

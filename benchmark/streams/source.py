@@ -73,9 +73,10 @@ def _from_pair(train: Any, test: Any) -> Source:
 
 
 def _targets(dataset: Any, role: str) -> np.ndarray:
-    """Labels of a torch dataset: its ``targets``, or the second tensor of a TensorDataset."""
-    tensors = getattr(dataset, "tensors", ())
-    targets = getattr(dataset, "targets", tensors[1] if len(tensors) > 1 else None)
+    """Labels of a torch dataset: its ``targets``, or the last tensor of a TensorDataset."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None and hasattr(dataset, "tensors"):
+        targets = dataset.tensors[-1]
     if targets is None:
         raise UserError(f"The {role} dataset ({type(dataset).__name__}) has no targets: give it a list of labels.")
     return np.asarray(list(targets), dtype=np.int64)

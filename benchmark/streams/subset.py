@@ -36,7 +36,7 @@ def choose_rows(
 
     ``first`` keeps the first rows in file order. ``random`` draws them with a generator of the class's own, seeded by
     (seed, label): a smaller count is a prefix of a larger one, whatever the other classes do. ``compat="lt-cil"`` draws
-    as the LT-CIL code does: one legacy generator shuffles class after class, in label order (seed 0 is the official one).
+    as the LT-CIL code does: one legacy generator shuffles class after class, in label order (the official seed is 0).
     """
     if subset not in SUBSETS:
         raise UserError(f'subset cannot be "{subset}".{did_you_mean(str(subset), SUBSETS)}')
@@ -58,22 +58,25 @@ def choose_rows(
 
 def hold_out(chosen: Rows, fraction: float) -> tuple[Rows, Rows]:
     """Split each class's rows into (train, validation): the last ``round(fraction * n)`` drawn, never the only one."""
-    if not 0 <= fraction < 1:
-        raise UserError(f"holdout, the share of each class kept for validation, must be in [0, 1), got {fraction}.")
+    _check_fraction(fraction)
     kept = {label: len(rows) - min(round(fraction * len(rows)), len(rows) - 1) for label, rows in chosen.items()}
     train = {label: rows[: kept[label]] for label, rows in chosen.items()}
     valid = {label: rows[kept[label] :] for label, rows in chosen.items()}
     return train, valid
 
 
-def hold_out_lt_cil(chosen: Rows, order: Sequence[int], sizes: Sequence[int], fraction: float, seed: int = 0) -> tuple[Rows, Rows]:
-    """The hold-out of the LT-CIL and GR code, with its slip: (train, validation).
+def hold_out_lt_cil(
+    chosen: Rows, order: Sequence[int], sizes: Sequence[int], fraction: float, seed: int = 0
+) -> tuple[Rows, Rows]:
+    """The hold-out of the LT-CIL and GR code, with its slip: (train, validation). Their `fraction` is 0.1.
 
-    Classes are visited in order of arrival and lose ``np.round(fraction * n)`` (half to even) random rows. Where that is
-    0, the code takes item 0 of the task's list instead, whatever its class: the list is sorted by original label.
+    Classes are visited in `order` of arrival, task after task, and lose ``np.round(fraction * n)`` (half to even)
+    random rows. Where that is 0, the code takes item 0 of what is left of the task's list instead, whatever its class;
+    the list is sorted by original label.
     """
-    if not 0 <= fraction < 1:
-        raise UserError(f"holdout, the share of each class kept for validation, must be in [0, 1), got {fraction}.")
+    _check_fraction(fraction)
+    if fraction == 0:
+        return chosen, {label: [] for label in chosen}
     generator = random.Random(seed)
     train: Rows = {label: [] for label in order}
     valid: Rows = {label: [] for label in order}
@@ -97,3 +100,8 @@ def check_compat(compat: str | None) -> None:
     """UserError unless `compat` is None or a known code base."""
     if compat is not None and compat not in COMPATS:
         raise UserError(f'compat cannot be "{compat}".{did_you_mean(str(compat), COMPATS)}')
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise UserError(f"holdout, the share of each class held out for validation, must be in [0, 1), got {fraction}.")
