@@ -29,13 +29,13 @@ MAX_SINGLE = len(ALPHABET)
 MAX_CLASSES = 100 * 100
 _SIDES = (8, 512)
 
-_ROTATION = math.radians(18)
-_SCALE = (0.55, 0.95)  # share of the image's side that the character fills
-_SHEAR = 0.3
+_ROTATION = math.radians(20)
+_SCALE = (0.5, 0.95)  # share of the image's side that the character fills
+_SHEAR = 0.35
 _STRETCH = 0.2  # relative change of width against height
-_SHIFT = 0.5  # share of the free margin by which the character may leave the centre
+_SHIFT = 0.6  # share of the free margin by which the character may leave the centre
 _CONTRAST = 0.25  # least difference in luminance between ink and ground
-_NOISE = (0.03, 0.15)  # standard deviation of the pixel noise, drawn per image
+_NOISE = (0.04, 0.18)  # standard deviation of the pixel noise, drawn per image
 _LUMA = (0.299, 0.587, 0.114)
 _BLOCK = 2048  # images rendered at a time
 
