@@ -96,7 +96,7 @@ class Teacher:
 
     @torch.no_grad()
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from one forward pass: by the model's own `features` and `classify`, or the input of its last nn.Linear."""
+        """Both from one forward pass: the model's `features` and `classify`, else the input of its last nn.Linear."""
         model: Any = self._copy()
         if hasattr(model, "features") and hasattr(model, "classify"):
             features = model.features(x)
