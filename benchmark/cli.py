@@ -1,0 +1,207 @@
+"""The command line, `imcil …`. Heavy imports happen inside commands: `--help` and `list` answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmark.errors import UserError
+
+USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
+ROOMS = ("datasets", "strategies", "configs", "backbones")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run a command, and return the exit status: 0, 1 for failed runs, 2 for a mistake in the input."""
+    options = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore", message="no QP solver")  # Avalanche's GEM wants one, nothing here does
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except UserError as error:
+        print(f"imcil: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except BrokenPipeError:  # `imcil list | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imcil", description="Compare class-incremental learning methods on long-tailed data."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.set_defaults(command=command)
+        return sub
+
+    def takes_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("config", help="a YAML file, or the name of one that ships with imcil (imcil list configs)")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="override any field, e.g. training.epochs=2")
+
+    def takes_engine(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+        sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
+
+    run = add("run", "train and evaluate one method on one stream", _run)
+    takes_config(run)
+    run.add_argument("--out", type=Path, help="folder for results (default: results/CONFIG)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    run.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+
+    sweep = add("sweep", "run a grid of runs, skipping finished ones, and write tables and curves", _sweep)
+    takes_config(sweep)
+    sweep.add_argument("--out", type=Path, help="folder for results (default: results/CONFIG)")
+    takes_engine(sweep)
+
+    retry = add("retry", "run the failed and unfinished runs of a sweep again", _retry)
+    retry.add_argument("directory", type=Path)
+    takes_engine(retry)
+
+    stream = add("stream", "print the stream of a config, without training", _stream)
+    takes_config(stream)
+    stream.add_argument("--plot", type=Path, metavar="FILE", help="draw it as PNG or PDF")
+
+    for name, help_text, command in (
+        ("status", "show the runs of a results folder", _status),
+        ("table", "write summary.csv, curves.csv and the tables of a results folder", _table),
+        ("figures", "draw the curves of a results folder", _figures),
+    ):
+        add(name, help_text, command).add_argument("directory", type=Path)
+
+    check = add("check", "test a strategy against the contract that every strategy passes", _check)
+    check.add_argument("strategy", help="a name (imcil list strategies) or path/to/file.py:Class")
+
+    listing = add("list", "list what can be named in a config", _list)
+    listing.add_argument("room", choices=ROOMS)
+    return parser
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, description in _descriptions(options.room):
+        table.add_row(name, description)
+    Console().print(table)
+    return 0
+
+
+def _descriptions(room: str) -> list[tuple[str, str]]:
+    if room == "strategies":
+        from strategies import registry
+
+        return [(name, registry.describe(name)) for name in registry.names()]
+    if room == "datasets":
+        from benchmark import datasets
+
+        return [(name, datasets.describe(name)) for name in datasets.names()]
+    if room == "backbones":
+        from benchmark import models
+
+        return [(name, models.describe(name)) for name in models.names()]
+    from benchmark import config
+
+    return [(name, config.describe(name)) for name in config.names()]
+
+
+def _run(options: argparse.Namespace) -> int:
+    from benchmark import config
+    from benchmark.engines import console
+
+    sweep = config.load(options.config, options.overrides)
+    out = options.out or Path("results") / sweep.name
+    if options.threads is not None:
+        if options.threads < 1:
+            raise UserError(f"--threads must be 1 or more, got {options.threads}.")
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
+    return console.run_here(sweep.base, out, options.device)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from benchmark import config, sweep
+
+    plan = config.load(options.config, options.overrides)
+    return sweep.run_sweep(
+        plan.runs(), options.out or Path("results") / plan.name, _jobs(options), options.device, options.fail_fast
+    )
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from benchmark import sweep
+
+    runs = sweep.planned_runs(options.directory)
+    return sweep.run_sweep(runs, options.directory, _jobs(options), options.device, options.fail_fast)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if options.jobs == "auto":
+        return cores
+    if not options.jobs.isdigit() or int(options.jobs) < 1:
+        raise UserError(f"--jobs must be auto or a number from 1, got {options.jobs}.")
+    return int(options.jobs)
+
+
+def _stream(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from benchmark import config
+    from benchmark.streams.info import stream_table
+
+    if options.plot and options.plot.suffix not in (".png", ".pdf"):
+        raise UserError(f"--plot needs a file that ends in .png or .pdf, got {options.plot}.")
+    plan = config.load(options.config, options.overrides)
+    from benchmark.run import prepare
+
+    info = prepare(plan.base)[1].info
+    Console().print(stream_table(info))
+    if options.plot:
+        from benchmark.streams.plot import plot_stream
+
+        plot_stream(info, options.plot)
+        print(f"Drawn to {options.plot}.")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from benchmark.status import print_status
+
+    print_status(options.directory)
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from benchmark.sweep import write_tables
+
+    write_tables(options.directory)
+    return 0
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from benchmark.sweep import write_figures
+
+    write_figures(options.directory)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from benchmark.config import StrategyConfig, build_recipe
+    from benchmark.contract import print_check
+
+    return print_check(build_recipe(StrategyConfig(name=options.strategy)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Typed configuration: what one run is, what a sweep is, and the hash that identifies a run.
+
+Reading and checking a config imports neither torch nor Avalanche. Every mistake becomes one `UserError` sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UserError, did_you_mean
+from benchmark.store import config_hash
+
+CONFIGS = Path(__file__).parent / "configs"
+# Changing these cannot change a result, so a run keeps its identity when they change.
+NOT_SCIENCE = ("dataset.root", "metrics.diagnostics")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(Section):
+    """Which images. `classes`: how many to keep (or to generate), or a list of labels or class names to keep."""
+
+    name: str = "cifar100"
+    root: str | None = None
+    classes: int | list[int | str] | None = None
+    test_fraction: float | None = Field(default=None, gt=0, lt=1)
+    train_per_class: int | None = Field(default=None, ge=1)
+    test_per_class: int | None = Field(default=None, ge=1)
+    resolution: int | None = Field(default=None, ge=8)
+    seed: int = 0
+
+
+class StreamConfig(Section):
+    """Which classes arrive when, with how many images; see `benchmark.streams.long_tailed_benchmark`."""
+
+    protocol: str | list[int] | list[list[int | str]] = "lfs"
+    tasks: int = Field(default=10, ge=1)
+    profile: str | list[int] = "exponential"
+    rho: float = Field(default=100.0, ge=1)
+    max_count: int | None = Field(default=None, ge=1)
+    ranks: Literal["by_label", "by_order", "random"] = "by_label"
+    order: str | list[int | str] = "shuffled"
+    subset: Literal["random", "first"] = "random"
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    compat: Literal["lt-cil"] | None = None
+    order_seed: int = 0
+    subset_seed: int = 0
+    rank_seed: int = 0
+
+
+class StrategyConfig(BaseModel):
+    """The method and its options, which are the fields of its recipe."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "replay"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class MemoryConfig(Section):
+    """Exemplars: images per class, or in total."""
+
+    budget: int = Field(default=20, ge=0)
+    mode: Literal["per_class", "total"] = "per_class"
+    selection: Literal["herding", "random"] = "herding"
+
+
+class TrainingConfig(Section):
+    """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs."""
+
+    backbone: str = "resnet32"
+    epochs: int = Field(default=160, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: list[float] = [0.5, 0.75]
+    gamma: float = Field(default=0.1, gt=0)
+    warmup_epochs: int = Field(default=0, ge=0)
+    augmentation: Literal["crop", "resized_crop", "crop_jitter", "none"] = "crop"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    seed: int = 0
+
+
+class MetricsConfig(Section):
+    """`groups`: few-shot classes have fewer images than the first number, many-shot more than the second."""
+
+    groups: tuple[int, int] = (20, 100)
+    diagnostics: bool = False
+
+
+class RunConfig(Section):
+    """One complete run."""
+
+    dataset: DatasetConfig = DatasetConfig()
+    stream: StreamConfig = StreamConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    memory: MemoryConfig = MemoryConfig()
+    training: TrainingConfig = TrainingConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def hash(self) -> str:
+        """Identity of the run: a hash of what changes the science.
+
+        Values left at their default are not part of it, so a later version may add an option without orphaning
+        finished runs. The content of a strategy or backbone file is part of it, the file's place is not.
+        """
+        science = self.model_dump(mode="json", exclude_defaults=True)
+        for path in NOT_SCIENCE:
+            section, key = path.split(".")
+            science.get(section, {}).pop(key, None)
+        for section, key in (("strategy", "name"), ("training", "backbone")):
+            value = science.get(section, {}).get(key, "")
+            if ".py:" in value:
+                file, _, attribute = value.rpartition(":")
+                digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+                science[section][key] = f"{digest}:{attribute}"
+        return config_hash({section: values for section, values in science.items() if values})
+
+    @property
+    def run_name(self) -> str:
+        """Folder name: readable parts and the first ten characters of the hash."""
+        protocol = self.stream.protocol if isinstance(self.stream.protocol, str) else "custom"
+        method = self.strategy.name.rpartition(":")[2].lower()
+        return f"{self.dataset.name}-{protocol}{self.stream.tasks}-{method}-s{self.training.seed}-{self.hash[:10]}"
+
+
+class SweepConfig(Section):
+    """A base run and a grid over its fields."""
+
+    name: str
+    base: RunConfig
+    grid: dict[str, list[Any]] = {}
+
+    def runs(self) -> list[RunConfig]:
+        """Every combination of the grid, the last key varying fastest, without duplicates.
+
+        A key may name several fields, `a.b,c.d`, with a list of values for each point: they vary together.
+        """
+        points = []
+        for key, values in self.grid.items():
+            fields = key.split(",")
+            points.append([dict(zip(fields, v if len(fields) > 1 else [v], strict=True)) for v in values])
+        runs: dict[str, RunConfig] = {}
+        for combination in itertools.product(*points):
+            changes = {field: value for point in combination for field, value in point.items()}
+            run = _validated(override(self.base.model_dump(mode="json", exclude_defaults=True), changes))
+            runs.setdefault(run.run_name, run)
+        return list(runs.values())
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def names() -> tuple[str, ...]:
+    """Configs that ship with imcil, by name."""
+    return tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+
+
+def describe(name: str) -> str:
+    """The first comment line of a config."""
+    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    return next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+
+
+def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read a config (a path, or a name of `names()`) and apply `key=value` overrides.
+
+    An override of a grid key pins it: the grid keeps the points that match, or drops the key.
+
+    Raises
+    ------
+    UserError : the file, a key, a value or a combination is wrong.
+    """
+    path = Path(config)
+    if not path.suffix:
+        path = CONFIGS / f"{config}.yaml"
+        if not path.is_file():
+            raise UserError(f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.')
+    if not path.is_file():
+        raise UserError(f"The config file {path} does not exist.")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold sections such as dataset, stream and strategy, not {type(content).__name__}.")
+    grid = content.pop("grid", None) or {}
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+        raise UserError(f"grid in {path} must map each dotted key to a list of values.")
+    changes = dict(_parse_override(text) for text in overrides)
+    grid = _pin(grid, changes)
+    sweep = SweepConfig(name=path.stem, base=_validated(override(content, changes)), grid=grid)
+    for key, values in grid.items():
+        fields = key.split(",")
+        if len(fields) > 1 and not all(isinstance(v, list) and len(v) == len(fields) for v in values):
+            raise UserError(f'Every point of the grid key "{key}" must be a list of {len(fields)} values.')
+    sweep.runs()  # every grid value is checked before anything starts
+    return sweep
+
+
+def override(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in nested sections; "strategy" alone takes a name or a whole section."""
+    result = {section: dict(values) if isinstance(values, Mapping) else values for section, values in content.items()}
+    for key, value in changes.items():
+        section, _, field = key.partition(".")
+        if key == "strategy":
+            result["strategy"] = {"name": value} if isinstance(value, str) else value
+            continue
+        if not field or section not in RunConfig.model_fields:
+            raise UserError(f'Unknown config key "{key}".{did_you_mean(key, _known_keys())}')
+        if not isinstance(result.setdefault(section, {}), dict):
+            raise UserError(f"The section {section} must hold keys and values.")
+        if key == "strategy.name" and result[section].get("name") != value:
+            result[section] = {}  # options of one method mean nothing to another
+        result[section][field] = value
+    return result
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f'"{text}" is not an override: write key=value, for example training.epochs=2.')
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip(), value
+
+
+def _pin(grid: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
+    pinned: dict[str, list[Any]] = {}
+    for key, values in grid.items():
+        fields = key.split(",")
+        for field in [f for f in fields if _same_key(f, changes)]:
+            i = fields.index(field)
+            wanted = next(v for k, v in changes.items() if _same_key(field, {k: v}))
+            if len(fields) == 1:
+                fields, values = [], []
+                break
+            matching = [v for v in values if v[i] == wanted]
+            values = [[*v[:i], *v[i + 1 :]] for v in matching or values]
+            fields = [f for f in fields if f != field]
+            if len(fields) == 1:
+                values = [v[0] for v in values]
+        if fields:
+            unique = [v for n, v in enumerate(values) if v not in values[:n]]
+            pinned[",".join(fields)] = unique
+    return pinned
+
+
+def _same_key(field: str, changes: Mapping[str, Any]) -> bool:
+    aliases = {"strategy": "strategy.name"}
+    return aliases.get(field, field) in {aliases.get(key, key) for key in changes}
+
+
+def _known_keys() -> list[str]:
+    return [
+        f"{section}.{key}"
+        for section, info in RunConfig.model_fields.items()
+        for key in info.annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def _validated(content: Mapping[str, Any]) -> RunConfig:
+    if isinstance(content.get("strategy"), str):
+        content = {**content, "strategy": {"name": content["strategy"]}}
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem as one sentence, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys() if "." in key else list(RunConfig.model_fields)
+        sentence = f'Unknown config key "{key}".{did_you_mean(key, known)}'
+    else:
+        message = first["msg"].replace("Input should be", "must be")
+        sentence = f"{key} {message[0].lower() + message[1:]}, got {first['input']!r}."
+    return sentence if len(problems) == 1 else f"{sentence} ({len(problems) - 1} more mistakes.)"
+
+
+# --- checks that need the method ------------------------------------------------------------------------------------
+
+
+def build_recipe(strategy: StrategyConfig) -> Any:
+    """The recipe of a strategy section, with its options checked by name and type (imports the method)."""
+    import dataclasses
+
+    from pydantic import TypeAdapter
+
+    from strategies import registry
+
+    try:
+        recipe = registry.get(strategy.name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    known = [field.name for field in dataclasses.fields(recipe)]
+    for option in strategy.options:
+        if option not in known:
+            choices = did_you_mean(option, known) if known else " It takes no options."
+            raise UserError(f'Strategy "{strategy.name}" has no option "{option}".{choices}')
+    try:
+        return TypeAdapter(recipe).validate_python(strategy.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"]))
+        message = first["msg"].replace("Input should be", "must be")
+        raise UserError(f"strategy.{option} {message}, got {first['input']!r}.") from error
+
+
+def check(run: RunConfig) -> Any:
+    """Checks of one run that need no data; returns its recipe. Raises UserError."""
+    from benchmark import datasets, models
+
+    if run.dataset.name not in datasets.names():
+        raise UserError(f'dataset.name "{run.dataset.name}" is unknown.{did_you_mean(run.dataset.name, datasets.names())}')
+    models.check(run.training.backbone)
+    recipe = build_recipe(run.strategy)
+    if recipe.requires_memory and run.memory.budget == 0:
+        raise UserError(f'Strategy "{run.strategy.name}" needs exemplars: memory.budget is 0, it must be 1 or more.')
+    return recipe
+

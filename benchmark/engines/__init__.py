@@ -1,0 +1,1 @@
+"""Where runs are carried out, and how their progress is shown."""

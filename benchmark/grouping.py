@@ -1,0 +1,161 @@
+"""Which runs belong in one cell: the same method under the same protocol, differing in seeds only.
+
+Tables and figures share these labels. A setting is a column of a table and a panel of a figure, such as "LFS-10"; it
+names each part of the protocol that varies in the results. Nothing that could move a result is averaged away: an option
+that differs between runs of one method becomes part of the method's label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmark.store import RunRecord, config_hash
+from benchmark.summary import PROTOCOL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEEDS = ("order_seed", "subset_seed", "rank_seed", "training_seed")
+RESOLVED = ("precision", "compile")
+# What a setting consists of, and how its label says so.
+SETTING = {
+    "dataset": "{}",
+    "protocol": "",  # shown as LFS-10, together with tasks
+    "tasks": "",
+    "profile": "{}",
+    "rho": "rho={}",
+    "ranks": "ranks {}",
+    "order": "order {}",
+    "holdout": "holdout={}",
+    "memory_mode": "memory {}",
+    "memory_budget": "memory={}",
+    "backbone": "{}",
+    "augmentation": "{}",
+    "epochs": "{} epochs",
+}
+# Not options of a method, and not science.
+_PLACES = ("dataset.root", "metrics.diagnostics")
+
+
+def text(value: Any) -> str:
+    """A cell value as people write it: 100.0 -> "100", a missing one -> "-"."""
+    if value is None or value != value or str(value) == "<NA>":
+        return "-"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def label_rows(frame: pd.DataFrame, variants: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A copy of a summary or curves frame with columns "method", "setting" and "base" (the method without classifier).
+
+    Rows without a strategy (damaged folders) are dropped. A part of the protocol that differs between runs of one
+    strategy goes into "setting"; one that only differs between strategies (a method without memory) into "method".
+    `variants` maps a run to the options that set it apart, from `find_variants`.
+    """
+    rows = frame[frame["strategy"].notna()].copy()
+    shown = {column: rows[column].map(text) for column in SETTING}
+    strategy = rows["strategy"]
+    varying = [column for column in SETTING if shown[column].nunique() > 1]
+    within = [c for c in varying if c in ("dataset", "rho") or shown[c].groupby(strategy).nunique().max() > 1]
+    between = [c for c in varying if c not in within and SETTING[c]]
+
+    setting = shown["protocol"].str.upper() + "-" + shown["tasks"]
+    if "dataset" in within:
+        setting = shown["dataset"] + " " + setting
+    for column in within:
+        if SETTING[column] and column != "dataset":
+            setting = setting + ", " + shown[column].map(SETTING[column].format)
+    rows["setting"] = setting
+
+    base = strategy.astype(str)
+    extras = [shown[column].map(SETTING[column].format) for column in between]
+    if variants and any(variants.get(run) for run in rows["run"]):
+        extras.append(rows["run"].map(lambda run: variants.get(run, "")))
+    if extras:
+        inside = [", ".join(filter(None, parts)) for parts in zip(*extras, strict=True)]
+        base = base + [f" [{part}]" if part else "" for part in inside]
+    rows["base"] = base
+
+    names = rows.dropna(subset="classifier").groupby("base")["classifier"].nunique()
+    several = base.map(names).fillna(0) > 1
+    rows["method"] = base.where(~several, base + " (" + rows["classifier"].map(text) + ")")
+    return rows
+
+
+def setting_order(rows: pd.DataFrame) -> list[str]:
+    """The settings of labelled rows: by dataset, protocol, then numbers by size, not as text."""
+    columns = list(SETTING)
+    first = rows.drop_duplicates("setting")
+    keys = [(tuple(_sortable(v) for v in row[:-1]), row[-1]) for row in first[[*columns, "setting"]].itertuples(index=False)]
+    return [name for _, name in sorted(keys)]
+
+
+def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Run name -> the options, outside the summary's columns, in which runs of one method and setting differ.
+
+    A grid over `strategy.temperature` gives {"…": "temperature=1", "…": "temperature=2"}; usually all are empty.
+    """
+    flat = {record.name: _options(record.config) for record in records if record.config}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        if record.config:
+            options = flat[record.name]
+            key = tuple(options.get(path, "") for path in ("strategy.name", *(PROTOCOL[c] for c in SETTING)))
+            groups.setdefault(key, []).append(record.name)
+    hidden = {"strategy.name", *(path for path in PROTOCOL.values() if path)}
+    differing: dict[str, set[str]] = {}
+    for (strategy, *_), runs in groups.items():
+        keys = {key for run in runs for key in flat[run] if key not in hidden}
+        found = {key for key in keys if len({flat[run].get(key) for run in runs}) > 1}
+        differing.setdefault(strategy, set()).update(found)
+    return {
+        run: ", ".join(
+            f"{key.removeprefix('strategy.').removeprefix('training.')}={options.get(key, 'default')}"
+            for key in sorted(differing[options.get("strategy.name", "")])
+        )
+        for run, options in flat.items()
+    }
+
+
+def protocol_notes(rows: pd.DataFrame) -> list[str]:
+    """What holds for every number of labelled rows, in words: one line for the stream, one for the training."""
+
+    def value(column: str) -> str:
+        found = sorted({(_sortable(v), text(v)) for v in rows[column] if text(v) != "-"})
+        return " | ".join(shown for _, shown in found) or "-"
+
+    streams = ", ".join(sorted(set(rows["protocol"].map(text).str.upper() + "-" + rows["tasks"].map(text))))
+    stream = (
+        f"Stream: {value('dataset')}, {streams}, {value('profile')} profile, rho {value('rho')}, ranks {value('ranks')}, "
+        f"order {value('order')}, hold-out {value('holdout')}."
+    )
+    training = (
+        f"Training: {value('backbone')}, augmentation {value('augmentation')}, {value('epochs')} epochs, memory "
+        f"{value('memory_budget')} {value('memory_mode')}, precision {value('precision')}, compile {value('compile')}."
+    )
+    return [stream, training.replace("per_class", "per class").replace(" total,", " in total,")]
+
+
+def seeds_note(rows: pd.DataFrame) -> str:
+    """Which seeds vary: "training_seed and order_seed vary"."""
+    varying = [column for column in SEEDS if rows[column].dropna().nunique() > 1]
+    return " and ".join(varying) + (" vary" if len(varying) > 1 else " varies") if varying else "one seed"
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> text of every option that is neither a seed nor a place; long values by their hash."""
+    options: dict[str, str] = {}
+    for section, values in config.items():
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            path = f"{section}.{key}"
+            if not key.endswith("seed") and path not in _PLACES:
+                shown = str(value)
+                options[path] = shown if len(shown) <= 24 or isinstance(value, str) else config_hash({"": value})[:6]
+    return options
+
+
+def _sortable(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float) and value == value
+    return (not number, float(value) if number else 0.0, text(value))

@@ -1,0 +1,52 @@
+"""Backbones from elsewhere: any torchvision classifier without its last layer, or a function in a user's file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torchvision
+from torch import Tensor, nn
+
+from benchmark.errors import UserError, did_you_mean
+
+
+class Headless(nn.Module):
+    """A torchvision classifier whose last linear layer was taken off."""
+
+    last_relu = True
+
+    def __init__(self, model: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_features = num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def torchvision_backbone(name: str) -> nn.Module:
+    """`torchvision.models.NAME` with random weights."""
+    available = torchvision.models.list_models(module=torchvision.models)
+    if name not in available:
+        raise UserError(f'training.backbone "torchvision:{name}" is unknown.{did_you_mean(name, available)}')
+    model = torchvision.models.get_model(name, weights=None)
+    last, layer = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, attribute = last.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Identity())
+    return Headless(model, layer.in_features)
+
+
+def user_backbone(name: str) -> nn.Module:
+    """`path/to/file.py:function`, called without arguments; the result needs `num_features` and `forward(x)`."""
+    file, _, attribute = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise UserError(f'"{file}" (training.backbone) defines no "{attribute}".')
+    backbone = getattr(module, attribute)()
+    if not isinstance(backbone, nn.Module) or not hasattr(backbone, "num_features"):
+        raise UserError(f'"{name}" (training.backbone) must return a torch module with an attribute num_features.')
+    return backbone

@@ -1,0 +1,267 @@
+"""One run: config -> run folder. Trains a method on a stream, evaluates after every experience, leaves files behind.
+
+The order of writing makes a run safe to kill: metrics of an experience, then its checkpoint; `result.json` last.
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import checkpoint, datasets, models
+from benchmark.config import DatasetConfig, RunConfig, check
+from benchmark.errors import UserError
+from benchmark.loading import ArrayLoader
+from benchmark.metrics import all_metrics
+from benchmark.store import FORMAT, RunFolder, append_jsonl, read_jsonl, write_bytes, write_json, write_text
+from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
+from strategies.memory import concatenate
+from strategies.network import IncrementalNetwork
+from strategies.recipe import Context, MemoryPolicy, Recipe
+from strategies.schedule import Schedule
+from strategies.template import IncrementalLearner, Optimisation, derive_seed
+
+Progress = Callable[[dict[str, Any]], None]
+COMPILE_PAYS_FROM = 100_000  # image passes: compiling costs about 30 s and saves about 0.35 ms an image
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Every automatic choice as it was made, once, when the run started."""
+
+    precision: str
+    compile: str
+    device: str
+    threads: int
+
+
+def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event: None, device: str = "auto") -> None:
+    """Carry a run out, or on: a folder with a checkpoint continues after its last finished experience.
+
+    Raises
+    ------
+    UserError : the config or the data is wrong; nothing was trained.
+    """
+    recipe, benchmark, arrays = prepare(run)
+    previous = checkpoint.latest(folder, run.hash)
+    resolved = Resolved(**previous.resolved) if previous else resolve(run, benchmark, device)
+    write_json(folder.config, run.model_dump(mode="json"))
+    write_json(folder.environment, environment(resolved))
+    write_json(folder.stream, benchmark.info.to_json())
+
+    loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation, resolved.device)
+    learner = build_learner(run, recipe, loader, resolved)
+    experiences = list(benchmark.train_stream)
+    done = 0
+    if previous:
+        done = previous.experience
+        learner.load_state_dict(previous.state, experiences[:done])
+    records = read_jsonl(folder.metrics)[:done]
+    write_text(folder.metrics, "")  # an experience after the checkpoint is trained and recorded again
+    for record in records:
+        append_jsonl(folder.metrics, record)
+
+    for t, experience in enumerate(experiences[done:], start=done):
+        started = time.perf_counter()
+        learner.on_epoch = _reporter(progress, t, len(experiences), started)
+        learner.train(experience, eval_streams=[])
+        trained = time.perf_counter()
+        record, confusion = evaluate(learner, benchmark, t)
+        _write_confusion(folder.confusion_of(t), confusion)
+        append_jsonl(folder.metrics, record)
+        records.append(record)
+        append_jsonl(folder.cost, _cost(t, trained - started, time.perf_counter() - trained, learner))
+        state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
+        checkpoint.write(folder, state)
+    write_json(folder.result, result(run, benchmark, records))
+    folder.failure.unlink(missing_ok=True)
+    checkpoint.remove(folder)
+
+
+def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]:
+    """Check a run against its data: recipe, stream and images, or a UserError."""
+    recipe = check(run)
+    arrays = _load_dataset(run.dataset.model_copy(update={"classes": _generated_classes(run.dataset)}))
+    keep = run.dataset.classes if _generated_classes(run.dataset) is None else None
+    if isinstance(keep, int):
+        if keep > len(arrays.class_names):
+            raise UserError(f"dataset.classes is {keep}, but {run.dataset.name} has {len(arrays.class_names)} classes.")
+        keep = list(range(keep))
+    try:
+        benchmark = long_tailed_benchmark(arrays, classes=keep, **run.stream.model_dump())
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    num_classes = len(benchmark.info.class_order)
+    if recipe.requires_memory and run.memory.mode == "total" and run.memory.budget < num_classes:
+        raise UserError(
+            f"memory.budget is {run.memory.budget} in total, fewer than the {num_classes} classes: some class would hold "
+            f"no image; give at least {num_classes}."
+        )
+    return recipe, benchmark, arrays
+
+
+def _generated_classes(dataset: DatasetConfig) -> int | None:
+    """How many classes to generate, None for datasets that exist."""
+    if dataset.name == "glyphs" and isinstance(dataset.classes, int):
+        return dataset.classes
+    return None
+
+
+@lru_cache(maxsize=1)  # the runs of one worker mostly share their dataset
+def _load_dataset(dataset: DatasetConfig) -> datasets.ImageArrays:
+    return datasets.load(**dataset.model_dump())
+
+
+def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved: Resolved) -> IncrementalLearner:
+    """Network, parts and template of a run, its weights drawn from the training seed."""
+    training = run.training
+    torch.manual_seed(derive_seed(training.seed, "network"))
+    backbone = models.build(training.backbone, recipe.last_relu)
+    context = Context(
+        num_features=backbone.num_features,
+        backbone=backbone,
+        memory=MemoryPolicy(**run.memory.model_dump()),
+        seed=training.seed,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    parts = recipe.build(context)
+    network = IncrementalNetwork(backbone, parts.head).to(resolved.device, memory_format=torch.channels_last)
+    if resolved.compile == "on":
+        network.compile_backbone(training.batch_size)
+    schedule = Schedule(training.schedule, tuple(training.milestones), training.gamma, training.warmup_epochs)
+    optimisation = Optimisation(
+        training.epochs, training.batch_size, training.lr, training.momentum, training.weight_decay, schedule
+    )
+    return IncrementalLearner(
+        network=network,
+        parts=parts,
+        optimisation=optimisation,
+        loader=loader,
+        device=resolved.device,
+        precision=resolved.precision,
+        seed=training.seed,
+    )
+
+
+def evaluate(learner: IncrementalLearner, benchmark: LongTailedBenchmark, t: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Test every seen class: the record of metrics.jsonl, and a confusion matrix per classifier."""
+    seen = concatenate([experience.dataset for experience in benchmark.test_stream[: t + 1]])
+    num_seen = sum(benchmark.info.sizes[: t + 1])
+    truth = np.fromiter(seen.targets, dtype=np.int64)
+    total = np.bincount(truth, minlength=num_seen)
+    record: dict[str, Any] = {"experience": t, "classifiers": {}, "memory_held": _memory_held(learner, num_seen)}
+    confusions = {}
+    for name, scores in learner.predict(seen).items():
+        predicted = scores[:, :num_seen].argmax(dim=1).cpu().numpy()
+        confusion = np.bincount(truth * num_seen + predicted, minlength=num_seen**2).reshape(num_seen, num_seen)
+        confusions[name] = confusion.astype(np.int32)
+        record["classifiers"][name] = {"correct": confusion.diagonal().tolist(), "total": total.tolist()}
+    return record, confusions
+
+
+def _memory_held(learner: IncrementalLearner, num_seen: int) -> list[int]:
+    held = [0] * num_seen
+    for plugin in learner.plugins:
+        for label, count in getattr(plugin, "held", dict)().items():
+            held[label] = count
+    return held
+
+
+def result(run: RunConfig, benchmark: LongTailedBenchmark, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that tables and curves need; no clock and no memory figure, so that a repeated run repeats it."""
+    info = benchmark.info.to_json()
+    classifiers = {
+        name: all_metrics([record["classifiers"][name] for record in records], info, run.metrics.groups)
+        for name in records[-1]["classifiers"]
+        if all(name in record["classifiers"] for record in records)
+    }
+    return {
+        "format": FORMAT,
+        "run": run.run_name,
+        "config_hash": run.hash,
+        "classifiers": classifiers,
+        "memory_held": records[-1]["memory_held"],
+        "complete": True,
+    }
+
+
+def resolve(run: RunConfig, benchmark: LongTailedBenchmark, device: str) -> Resolved:
+    """Decide what `auto` means here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = run.training.precision
+    if precision == "auto":
+        precision = "bf16" if _has_fast_bf16(device) else "fp32"
+    compiled = run.training.compile
+    if compiled == "auto":
+        passes = run.training.epochs * sum(benchmark.info.train_counts)
+        compiled = "on" if passes >= COMPILE_PAYS_FROM else "off"
+    return Resolved(precision, compiled, device, torch.get_num_threads())
+
+
+def _has_fast_bf16(device: str) -> bool:
+    """True where bfloat16 has its own instructions; elsewhere it is emulated and slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability()[0] >= 8
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def environment(resolved: Resolved) -> dict[str, Any]:
+    """Versions, machine and automatic choices."""
+    packages = ("imcil", "torch", "torchvision", "avalanche-lib", "numpy", "pandas")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {"platform": platform.platform(), "processor": _processor(), "host": platform.node()},
+        "resolved": vars(resolved),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _reporter(progress: Progress, t: int, experiences: int, started: float) -> Callable[[int, int, float, int], None]:
+    def report(epoch: int, epochs: int, loss: float, images: int) -> None:
+        rate = images / (time.perf_counter() - started)
+        progress(
+            {"experience": t, "experiences": experiences, "epoch": epoch, "epochs": epochs, "loss": loss, "rate": rate}
+        )
+
+    return report
+
+
+def _cost(t: int, train_seconds: float, eval_seconds: float, learner: IncrementalLearner) -> dict[str, Any]:
+    return {
+        "experience": t,
+        "train_seconds": round(train_seconds, 3),
+        "eval_seconds": round(eval_seconds, 3),
+        "images_trained": learner.images_trained,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _write_confusion(path: Path, confusions: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **confusions)
+    write_bytes(path, buffer.getvalue())

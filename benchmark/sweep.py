@@ -1,0 +1,97 @@
+"""Many runs: plan, carry out what is not finished, then write tables and figures from whatever is there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.config import RunConfig
+from benchmark.engines.console import LiveView
+from benchmark.engines.local import InvalidRuns, LocalEngine
+from benchmark.errors import UserError
+from benchmark.store import DamagedFile, RunFolder, read_json, write_json
+
+
+def run_sweep(runs: Sequence[RunConfig], directory: Path, jobs: int, device: str = "auto", fail_fast: bool = False) -> int:
+    """Carry out the runs that have no result yet; returns the exit status (1 when some failed).
+
+    Raises
+    ------
+    UserError : a run's config does not fit its data; nothing was started.
+    """
+    pending = [run for run in runs if RunFolder(directory / "runs" / run.run_name).read_result() is None]
+    finished = len(runs) - len(pending)
+    if finished:
+        print(f"{finished} of {len(runs)} runs are finished already.")
+    failures: dict[str, str] = {}
+    if pending:
+        view = LiveView([run.run_name for run in pending])
+        engine = LocalEngine(directory, jobs, device, view.event)
+        _write_plan(directory, runs)
+        try:
+            with view:
+                failures = engine.run(pending, fail_fast)
+        except InvalidRuns as error:
+            if not (directory / "runs").exists():
+                shutil.rmtree(directory)  # nothing was started: leave nothing behind
+            name, sentence = next(iter(error.problems.items()))
+            more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
+            raise UserError(f"{sentence}{more}" if len(runs) == 1 else f"{sentence}{more} The run is {name}.") from None
+        except KeyboardInterrupt:
+            print(f"\nStopped. Finished runs are kept; `imcil retry {directory}` continues.", file=sys.stderr)
+            return 130
+    else:
+        _write_plan(directory, runs)
+    write_tables(directory)
+    write_figures(directory)
+    for name, message in failures.items():
+        print(f"failed: {name}: {message}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def planned_runs(directory: Path) -> list[RunConfig]:
+    """The runs of DIR/sweep.json."""
+    try:
+        plan = read_json(directory / "sweep.json")
+        return [RunConfig.model_validate(config) for config in plan["runs"].values()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{directory} holds no sweep: it has no sweep.json.") from None
+    except (DamagedFile, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory / 'sweep.json'} is damaged: {error}.") from error
+
+
+def _write_plan(directory: Path, runs: Sequence[RunConfig]) -> None:
+    """Remember what the sweep consists of: the runs asked for now, and earlier ones that were at least started."""
+    try:
+        earlier = {run.run_name: run for run in planned_runs(directory)}
+    except UserError:
+        earlier = {}
+    kept = {name: run for name, run in earlier.items() if (directory / "runs" / name).is_dir()}
+    plan = {**kept, **{run.run_name: run for run in runs}}
+    write_json(directory / "sweep.json", {"runs": {name: run.model_dump(mode="json") for name, run in plan.items()}})
+
+
+def write_tables(directory: Path) -> None:
+    """summary.csv, curves.csv and tables/ of a results folder; prints the main table."""
+    from benchmark.summary import write_summary
+    from benchmark.tables import print_main_table, write_all_tables
+
+    summary, _ = write_summary(directory)
+    if len(summary):
+        write_all_tables(directory, summary)
+        print_main_table(directory, summary)
+
+
+def write_figures(directory: Path) -> None:
+    """Accuracy and forgetting curves of a results folder, PNG and PDF."""
+    from benchmark.figures import accuracy_curves, forgetting_curves
+    from benchmark.summary import summarise
+
+    _, curves = summarise(directory)
+    if len(curves):
+        accuracy_curves(curves, directory / "figures" / "accuracy")
+        forgetting_curves(curves, directory / "figures" / "forgetting")

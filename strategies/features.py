@@ -1,0 +1,59 @@
+"""One pass of a network over a dataset: features, logits and labels, for evaluation, herding, class means and stages."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+
+@dataclass
+class Extracted:
+    """features (N, d), logits (N, C) and targets (N,), on the strategy's device, in the dataset's order."""
+
+    features: Tensor
+    logits: Tensor
+    targets: Tensor
+
+
+@torch.no_grad()
+def extract_features(strategy: Any, dataset: AvalancheDataset, network: Any = None) -> Extracted:
+    """Run `network` (default: the strategy's model) in eval mode, without augmentation, over `dataset`.
+
+    Works under imcil's learner (its loader and autocast) and under any stock Avalanche strategy (a plain DataLoader)
+    whose model has `features(x)` and `classify(features)`.
+    """
+    network = strategy.model if network is None else network
+    was_training = network.training
+    network.eval()
+    batch_size = strategy.eval_mb_size
+    if hasattr(strategy, "loader"):
+        loader = strategy.loader(dataset, batch_size, train=False)
+    else:
+        loader = DataLoader(dataset.eval(), batch_size=batch_size)
+    autocast = strategy.autocast() if hasattr(strategy, "autocast") else nullcontext()
+    features, logits, targets = [], [], []
+    with autocast:
+        for x, y, *_ in loader:
+            features.append(network.features(x.to(strategy.device)))
+            logits.append(network.classify(features[-1]))
+            targets.append(y)
+    network.train(was_training)
+    return Extracted(torch.cat(features), torch.cat(logits), torch.cat(targets).to(strategy.device))
+
+
+def targets_array(dataset: AvalancheDataset) -> np.ndarray:
+    """Labels of a dataset, (N,) int64."""
+    return np.fromiter((int(label) for label in dataset.targets), dtype=np.int64, count=len(dataset))
+
+
+def class_positions(dataset: AvalancheDataset) -> dict[int, np.ndarray]:
+    """label -> positions of its images in `dataset`, labels ascending."""
+    targets = targets_array(dataset)
+    return {int(label): np.flatnonzero(targets == label) for label in np.unique(targets)}

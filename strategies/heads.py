@@ -1,0 +1,117 @@
+"""Classifier heads that grow as classes arrive: linear, and cosine with a split into frozen old and trainable new rows.
+
+A head's columns are class ids. On imcil's streams ids are the arrival order, so after experience t the columns are
+0 … C_t - 1, old ones first. On a foreign benchmark a column whose class was not seen yet gets the logit -1000.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from avalanche.models import DynamicModule
+from torch import Tensor, nn
+
+UNSEEN_LOGIT = -1000.0
+
+
+class GrowingHead(DynamicModule):
+    """Base of all heads: grows in training mode to hold every class of the experience, and masks unseen columns.
+
+    Subclasses implement `extend(num_new)`, which appends rows, and `scores(features)`, the unmasked logits (B, C).
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.num_classes = 0
+        self.register_buffer("unseen", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self._any_unseen = False
+
+    def extend(self, num_new: int) -> None:
+        raise TypeError(f"{type(self).__name__} must define extend(num_new)")
+
+    def scores(self, features: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define scores(features)")
+
+    def adaptation(self, experience: object) -> None:
+        """Avalanche's hook. Evaluation never grows the head: a test experience must not reveal classes to come."""
+        if not self.training:
+            return
+        classes = sorted(int(c) for c in experience.classes_in_this_experience)  # type: ignore[attr-defined]
+        old_width = self.num_classes
+        width = max(old_width, classes[-1] + 1)
+        if width > old_width:
+            self.extend(width - old_width)
+            self.num_classes = width
+        unseen = torch.ones(width, dtype=torch.bool)
+        unseen[:old_width] = self.unseen.cpu()
+        unseen[classes] = False
+        self.unseen = unseen.to(self.unseen.device)
+        self._any_unseen = bool(unseen.any())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, d) -> logits (B, C)."""
+        logits = self.scores(features)
+        if self._any_unseen:
+            logits = logits.masked_fill(self.unseen, UNSEEN_LOGIT)
+        return logits
+
+    def reset(self) -> None:
+        """Forget every class: the next experience starts the head anew (joint training from scratch)."""
+        self.__init__(self.num_features)  # type: ignore[misc]
+
+
+class LinearHead(GrowingHead):
+    """W f + b. New rows are drawn like `nn.Linear`'s, U(-1/sqrt(d), 1/sqrt(d)); old rows are copied."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.linear = nn.utils.skip_init(nn.Linear, num_features, 0)  # nothing to draw yet
+
+    def extend(self, num_new: int) -> None:
+        old = self.linear
+        grown = nn.Linear(self.num_features, old.out_features + num_new).to(old.weight)
+        with torch.no_grad():
+            grown.weight[: old.out_features] = old.weight
+            grown.bias[: old.out_features] = old.bias
+        self.linear = grown
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+
+class CosineHead(GrowingHead):
+    """eta * cos(w_c, f) without bias; one learnable scale eta, initialised at 1, shared by all classes (LUCIR, sec. 3.2).
+
+    The rows live in two blocks, `old` and `new`: at each growth the new block moves behind the old one. With
+    `freeze_old` the old block gets no gradient and no weight decay, as in LUCIR with the less-forget constraint.
+    """
+
+    def __init__(self, num_features: int, freeze_old: bool = False) -> None:
+        super().__init__(num_features)
+        self.freeze_old = freeze_old
+        self.eta = nn.Parameter(torch.ones(()))
+        self.old = nn.Parameter(torch.empty(0, num_features), requires_grad=not freeze_old)
+        self.new = nn.Parameter(torch.empty(0, num_features))
+
+    @property
+    def weight(self) -> Tensor:
+        """All rows (C, d), old ones first."""
+        return torch.cat([self.old, self.new])
+
+    def extend(self, num_new: int) -> None:
+        bound = 1 / math.sqrt(self.num_features)
+        rows = torch.empty(num_new, self.num_features).uniform_(-bound, bound).to(self.new)
+        self.old = nn.Parameter(self.weight.detach().clone(), requires_grad=not self.freeze_old)
+        self.new = nn.Parameter(rows)
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Unscaled cosine scores (B, C) in [-1, 1]: what margin and mimic losses compare."""
+        return nn.functional.normalize(features, dim=1) @ nn.functional.normalize(self.weight, dim=1).T
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.eta * self.cosines(features)
+
+    def reset(self) -> None:
+        self.__init__(self.num_features, self.freeze_old)  # type: ignore[misc]

@@ -1,0 +1,100 @@
+"""Names of methods. A static map, so that listing them imports neither torch nor Avalanche.
+
+Three sources: the methods of this package, the entry-point group `imcil.strategies` of installed packages, and files
+named in a config as `path/to/file.py:Class`. Two methods of one name are an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from strategies.recipe import Recipe
+
+NAMES: dict[str, tuple[str, str]] = {
+    "finetune": ("strategies.finetune:Finetune", "cross-entropy on the new data alone; the lower bound"),
+    "replay": ("strategies.replay:Replay", "cross-entropy on new data and exemplars"),
+    "joint": ("strategies.joint:Joint", "retrained from scratch on all data seen; the plain upper bound"),
+    "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; the bound on a balanced test"),
+}
+ENTRY_POINTS = "imcil.strategies"
+_registered: dict[str, type[Recipe]] = {}
+_R = TypeVar("_R", bound="type[Recipe]")
+
+
+def names() -> tuple[str, ...]:
+    """All known method names: built in, installed, registered."""
+    return tuple([*NAMES, *sorted({*_entry_points(), *_registered} - set(NAMES))])
+
+
+def register(name: str) -> Callable[[_R], _R]:
+    """Class decorator for a method defined in a notebook or script: `@register("mine")`."""
+
+    def add(recipe: _R) -> _R:
+        if name in NAMES or name in _entry_points():
+            raise ValueError(f'A strategy named "{name}" exists already; choose another name.')
+        _registered[name] = recipe
+        return recipe
+
+    return add
+
+
+def get(name: str) -> type[Recipe]:
+    """The recipe class of a name, or of `path/to/file.py:Class`.
+
+    Raises
+    ------
+    ValueError : unknown name (with a suggestion), file or class; a class that is no Recipe.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in NAMES:
+        return _load(NAMES[name][0])
+    if name in _entry_points():
+        return _load(_entry_points()[name])
+    if ".py:" in name:
+        return _load_file(name)
+    close = difflib.get_close_matches(name, names(), n=1)
+    hint = f' Did you mean "{close[0]}"?' if close else ""
+    raise ValueError(f'Unknown strategy "{name}".{hint} Valid choices: {", ".join(names())}; or path/to/file.py:Class.')
+
+
+def _entry_points() -> dict[str, str]:
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _load(target: str) -> type[Recipe]:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _load_file(name: str) -> type[Recipe]:
+    from strategies.recipe import Recipe
+
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f'The strategy file "{file}" does not exist.')
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
+    spec.loader.exec_module(module)
+    recipe = getattr(module, attribute, None)
+    if not (isinstance(recipe, type) and issubclass(recipe, Recipe)):
+        found = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Recipe)]
+        found = [key for key in found if key != "Recipe"]
+        raise ValueError(f'"{file}" has no recipe class "{attribute}". Valid choices: {", ".join(found) or "none"}.')
+    return recipe
+
+
+def describe(name: str) -> str:
+    """One line on a method, without importing it."""
+    return NAMES[name][1] if name in NAMES else "a method from outside imcil"
