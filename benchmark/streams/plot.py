@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".pdf", ".png", ".svg")
 COLOURS = ("#0072B2", "#E69F00")  # Okabe-Ito blue and orange: told apart with any colour vision, and in grey
+NUMBERED = 30  # at most about this many experiences carry their number
 NAMED = 25  # with at most this many classes each bar carries its class's name
 
 
@@ -34,7 +35,7 @@ def plot_stream(info: StreamInfo, path: str | Path) -> Path:
     axes = figure.add_subplot()
     _draw_bars(axes, info)
     _draw_groups(axes, total)
-    axes.set_xlabel("class, in order of arrival")
+    axes.set_xlabel("class, in order of arrival (on top: its experience)")
     axes.set_ylabel("training images")
     counts = info.profile_counts
     sizes = f"{sum(counts):,} training images, {max(counts):,} to {min(counts):,} per class"
@@ -50,11 +51,10 @@ def _draw_bars(axes: Axes, info: StreamInfo) -> None:
     for number, columns in enumerate(info.columns()):
         counts = [info.profile_counts[column] for column in columns]
         axes.bar(list(columns), counts, width=0.85, color=COLOURS[number % 2])
-        middle = (columns[0] + columns[-1]) / 2
-        axes.text(
-            middle, 1.01, str(number), transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8,
-            color=COLOURS[number % 2],
-        )  # fmt: skip
+        if number % (1 + info.tasks // NUMBERED) == 0:
+            middle = (columns[0] + columns[-1]) / 2
+            above = axes.get_xaxis_transform()
+            axes.text(middle, 1.01, str(number), transform=above, ha="center", fontsize=8, color=COLOURS[number % 2])
     axes.set_yscale("log")
     axes.set_ylim(0.8, 1.6 * max(*info.profile_counts, MANY))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -67,6 +67,7 @@ def _draw_groups(axes: Axes, total: int) -> None:
     """Lines at the bounds of the frequency groups, labelled at the right edge."""
     for bound in (MANY, FEW):
         axes.axhline(bound, color="0.25", linewidth=0.8, linestyle="--", zorder=3)
-    places = {f"many (> {MANY})": 1.6 * MANY, "medium": (MANY * FEW) ** 0.5, f"few (< {FEW})": 0.3 * FEW}
+    middle = (MANY * FEW) ** 0.5
+    places = {f"many (> {MANY})": 1.6 * MANY, f"medium ({FEW} to {MANY})": middle, f"few (< {FEW})": 0.3 * FEW}
     for label, height in places.items():
         axes.text(total, height, label, fontsize=8, color="0.25", va="center", ha="left")

@@ -40,7 +40,8 @@ def class_counts(num_classes: int, max_count: int, rho: float, profile: str = "e
     if 0 in counts:
         raise UserError(
             f"With max_count {max_count} and rho {rho:g} the class of rank {counts.index(0)} (head 0, tail "
-            f"{num_classes - 1}) would get no image: use a max_count of at least {math.ceil(rho)} or a rho of at most {max_count}."
+            f"{num_classes - 1}) would get no image: use a max_count of at least {math.ceil(rho)} or a rho of at most "
+            f"{max_count}."
         )
     return counts
 
