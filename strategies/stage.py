@@ -50,6 +50,9 @@ class Stage:
             return 0
         extracted = extract_features(strategy, dataset)
         parameters = list(self.parameters(strategy))
+        frozen = [p for p in parameters if not p.requires_grad]  # in the main training; a stage may be all they get
+        for p in frozen:
+            p.requires_grad_(True)
         optimizer = torch.optim.SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         for epoch in range(self.epochs):
             for group in optimizer.param_groups:
@@ -60,6 +63,8 @@ class Stage:
                 loss = self.loss(strategy, extracted.features[batch], extracted.logits[batch], extracted.targets[batch])
                 loss.backward()
                 optimizer.step()
+        for p in frozen:
+            p.requires_grad_(False)
         return len(extracted.targets)
 
 

@@ -1,0 +1,132 @@
+"""DGR and its ablations as recipes: He, Gradient reweighting: towards imbalanced class-incremental learning, CVPR 2024.
+
+DGR = replay + balanced softmax ("regularised softmax") + decoupled gradient reweighting + distribution-aware
+distillation. The parts are the plugins of `gradient_reweighting` and `dakd`; an ablation is a subclass that changes one
+of them, under a name of its own. The released code's rules are the defaults; see the two modules for deviations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
+
+from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
+from strategies.dakd import DistributionAwareDistillationPlugin
+from strategies.gradient_reweighting import GradientReweightingPlugin
+from strategies.heads import LinearHead
+from strategies.recipe import Context, Parts, Recipe
+
+REFERENCE = "He, Gradient reweighting: towards imbalanced class-incremental learning, CVPR 2024"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGR(Recipe):
+    """The paper's method.
+
+    Fields
+    ------
+    groups, rule, attenuation, attenuation_counts, balance : see `GradientReweightingPlugin`.
+    distillation, weight : kind and lambda_b of `DistributionAwareDistillationPlugin`.
+    """
+
+    name: ClassVar[str] = "dgr"
+    reference: ClassVar[str] = REFERENCE
+    requires_memory: ClassVar[bool] = True
+    offset: ClassVar[bool] = True  # logits + log prior in training
+    groups: Literal["decoupled", "unified", "intra", "none"] = "decoupled"
+    rule: Literal["official", "symmetric"] = "official"
+    attenuation: Annotated[float, Ge(0)] = 1.0
+    attenuation_counts: Literal["samples", "classes"] = "samples"
+    balance: Literal["norm"] | float = "norm"
+    distillation: Literal["dakd", "vanilla", "feature", "none"] = "dakd"
+    weight: Annotated[float, Ge(0)] = 0.7
+
+    def build(self, context: Context) -> Parts:
+        distillation = DistributionAwareDistillationPlugin(self.distillation, self.weight)
+        reweighting = GradientReweightingPlugin(
+            distillation,
+            groups=self.groups,
+            rule=self.rule,
+            attenuation=self.attenuation,
+            attenuation_counts=self.attenuation_counts,
+            balance=self.balance,
+        )
+        return Parts(
+            head=LinearHead(context.num_features),
+            criterion=BalancedSoftmax() if self.offset else SeenCrossEntropy(),
+            plugins=[context.exemplars(), distillation, reweighting],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRSymmetric(DGR):
+    """r_new may boost the new group as well: the rule that the paper's text describes."""
+
+    name: ClassVar[str] = "dgr_symmetric"
+    rule: Literal["official", "symmetric"] = "symmetric"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnifiedGR(DGR):
+    """GR: one group over all classes (our definition for later experiences; the released code has none)."""
+
+    name: ClassVar[str] = "gr"
+    groups: Literal["decoupled", "unified", "intra", "none"] = "unified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntraGR(DGR):
+    """alpha within old and within new classes, no ratio between them."""
+
+    name: ClassVar[str] = "gr_intra"
+    groups: Literal["decoupled", "unified", "intra", "none"] = "intra"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRNoAttenuation(DGR):
+    """gamma = 1."""
+
+    name: ClassVar[str] = "dgr_no_attenuation"
+    attenuation: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRNoBeta(DGR):
+    """Distillation rows as they come, beta = 1."""
+
+    name: ClassVar[str] = "dgr_no_beta"
+    balance: Literal["norm"] | float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRNoOffset(DGR):
+    """Plain softmax in training."""
+
+    name: ClassVar[str] = "dgr_no_offset"
+    offset: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRVanillaKD(DGR):
+    """Plain distillation of old logits."""
+
+    name: ClassVar[str] = "dgr_vanilla_kd"
+    distillation: Literal["dakd", "vanilla", "feature", "none"] = "vanilla"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRFeatureKD(DGR):
+    """1 - cos of the features."""
+
+    name: ClassVar[str] = "dgr_feature_kd"
+    distillation: Literal["dakd", "vanilla", "feature", "none"] = "feature"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRNoKD(DGR):
+    """Reweighting alone."""
+
+    name: ClassVar[str] = "dgr_no_kd"
+    distillation: Literal["dakd", "vanilla", "feature", "none"] = "none"

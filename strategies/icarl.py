@@ -1,0 +1,60 @@
+"""iCaRL: Rebuffi et al., Incremental classifier and representation learning, CVPR 2017.
+
+Predicts by the nearest mean of exemplars; the head's arg-max ("hybrid1") is recorded beside it. Two losses:
+
+- `ce_kd` (default): softmax cross-entropy plus distillation at temperature 2, the form that LUCIR, PyCIL and AANets
+  compare with ("more effective" than the original in LUCIR's words).
+- `bce`: one-vs-all sigmoid loss of the paper; for old columns the target is the teacher's sigmoid, exemplars included.
+  Mean over batch and classes. Deviation: over the seen classes, not over a fixed 100, so that the paper's learning rate
+  of 2.0 belongs to 100 seen classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from strategies.classifiers import HeadClassifier, NearestMeanClassifier
+from strategies.criterion import SeenCrossEntropy
+from strategies.distillation import DistillationPlugin, TeacherPlugin
+from strategies.heads import LinearHead
+from strategies.losses import icarl_loss
+from strategies.recipe import Context, Parts, Recipe
+
+
+class SigmoidDistillationPlugin(TeacherPlugin):
+    """Replaces the classification loss by iCaRL's sigmoid loss with the teacher's targets for old columns."""
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.loss = self.combine(strategy, strategy.loss)
+
+    def combine(self, strategy: Any, loss: Tensor) -> Tensor:
+        teacher_logits = self.teacher_outputs(strategy)[1] if self.seen.num_old else None
+        return icarl_loss(self.seen.logits(strategy.mb_output), teacher_logits, self.seen.targets(strategy.mb_y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICaRL(Recipe):
+    """Exemplars by herding, distillation, nearest-mean-of-exemplars classifier."""
+
+    name: ClassVar[str] = "icarl"
+    reference: ClassVar[str] = "Rebuffi et al., iCaRL: incremental classifier and representation learning, CVPR 2017"
+    requires_memory: ClassVar[bool] = True
+    loss: Literal["ce_kd", "bce"] = "ce_kd"
+    weight: Annotated[float, Ge(0)] = 1.0
+    temperature: Annotated[float, Gt(0)] = 2.0
+
+    def build(self, context: Context) -> Parts:
+        memory = context.exemplars()
+        distillation = (
+            DistillationPlugin(self.weight, self.temperature) if self.loss == "ce_kd" else SigmoidDistillationPlugin()
+        )
+        return Parts(
+            head=LinearHead(context.num_features),
+            criterion=SeenCrossEntropy(),
+            plugins=[memory, distillation],
+            classifiers=[NearestMeanClassifier(memory), HeadClassifier()],
+        )
