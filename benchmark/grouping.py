@@ -8,10 +8,12 @@ that differs between runs of one method becomes part of the method's label.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from benchmark.config import NOT_SCIENCE
 from benchmark.store import RunRecord, config_hash
-from benchmark.summary import PROTOCOL
+from benchmark.summary import PROTOCOL, short_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +36,6 @@ SETTING = {
     "augmentation": "{}",
     "epochs": "{} epochs",
 }
-# Not options of a method, and not science.
-_PLACES = ("dataset.root", "metrics.diagnostics")
 
 
 def text(value: Any) -> str:
@@ -78,18 +78,20 @@ def label_rows(frame: pd.DataFrame, variants: Mapping[str, str] | None = None) -
         base = base + [f" [{part}]" if part else "" for part in inside]
     rows["base"] = base
 
-    names = rows.dropna(subset="classifier").groupby("base")["classifier"].nunique()
-    several = base.map(names).fillna(0) > 1
-    rows["method"] = base.where(~several, base + " (" + rows["classifier"].map(text) + ")")
+    classifiers: dict[str, set[str]] = {}
+    for name, classifier in zip(base, rows["classifier"], strict=True):
+        if text(classifier) != "-":
+            classifiers.setdefault(name, set()).add(text(classifier))
+    named = [name for name, found in classifiers.items() if found != {"head"}]
+    rows["method"] = base.where(~base.isin(named), base + " (" + rows["classifier"].map(text) + ")")
     return rows
 
 
 def setting_order(rows: pd.DataFrame) -> list[str]:
     """The settings of labelled rows: by dataset, protocol, then numbers by size, not as text."""
-    columns = list(SETTING)
-    first = rows.drop_duplicates("setting")
-    keys = [(tuple(_sortable(v) for v in row[:-1]), row[-1]) for row in first[[*columns, "setting"]].itertuples(index=False)]
-    return [name for _, name in sorted(keys)]
+    first = rows.drop_duplicates("setting")[[*SETTING, "setting"]]
+    keyed = [([_sortable(value) for value in row[:-1]], row[-1]) for row in first.itertuples(index=False, name=None)]
+    return [name for _, name in sorted(keyed)]
 
 
 def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -98,22 +100,25 @@ def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
     A grid over `strategy.temperature` gives {"…": "temperature=1", "…": "temperature=2"}; usually all are empty.
     """
     flat = {record.name: _options(record.config) for record in records if record.config}
+    columns = {"strategy.name", *filter(None, PROTOCOL.values())}
+
+    def as_column(options: Mapping[str, str], path: str) -> str:
+        value = options.get(path, "")
+        return value.partition("#")[0] if path in columns else value
+
     groups: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
-        if record.config:
-            options = flat[record.name]
-            key = tuple(options.get(path, "") for path in ("strategy.name", *(PROTOCOL[c] for c in SETTING)))
-            groups.setdefault(key, []).append(record.name)
-    hidden = {"strategy.name", *(path for path in PROTOCOL.values() if path)}
+    for run, options in flat.items():
+        key = ("strategy.name", *filter(None, (PROTOCOL[column] for column in SETTING)))
+        groups.setdefault(tuple(as_column(options, path) for path in key), []).append(run)
     differing: dict[str, set[str]] = {}
     for (strategy, *_), runs in groups.items():
-        keys = {key for run in runs for key in flat[run] if key not in hidden}
+        keys = {key for run in runs for key in flat[run]}
         found = {key for key in keys if len({flat[run].get(key) for run in runs}) > 1}
         differing.setdefault(strategy, set()).update(found)
     return {
         run: ", ".join(
             f"{key.removeprefix('strategy.').removeprefix('training.')}={options.get(key, 'default')}"
-            for key in sorted(differing[options.get("strategy.name", "")])
+            for key in sorted(differing[as_column(options, "strategy.name")])
         )
         for run, options in flat.items()
     }
@@ -124,12 +129,13 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
 
     def value(column: str) -> str:
         found = sorted({(_sortable(v), text(v)) for v in rows[column] if text(v) != "-"})
-        return " | ".join(shown for _, shown in found) or "-"
+        return " / ".join(shown for _, shown in found) or "-"
 
-    streams = ", ".join(sorted(set(rows["protocol"].map(text).str.upper() + "-" + rows["tasks"].map(text))))
+    pairs = {(text(p).upper(), _sortable(t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)}
+    streams = " / ".join(f"{protocol}-{tasks}" for protocol, (*_, tasks) in sorted(pairs))
     stream = (
-        f"Stream: {value('dataset')}, {streams}, {value('profile')} profile, rho {value('rho')}, ranks {value('ranks')}, "
-        f"order {value('order')}, hold-out {value('holdout')}."
+        f"Stream: {value('dataset')}, {streams}, {value('profile')} profile, rho {value('rho')}, "
+        f"ranks {value('ranks')}, order {value('order')}, hold-out {value('holdout')}."
     )
     training = (
         f"Training: {value('backbone')}, augmentation {value('augmentation')}, {value('epochs')} epochs, memory "
@@ -139,23 +145,27 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
 
 
 def seeds_note(rows: pd.DataFrame) -> str:
-    """Which seeds vary: "training_seed and order_seed vary"."""
-    varying = [column for column in SEEDS if rows[column].dropna().nunique() > 1]
-    return " and ".join(varying) + (" vary" if len(varying) > 1 else " varies") if varying else "one seed"
+    """Which seeds differ between the runs of a cell: "varied: order_seed, training_seed"."""
+    varied = [column for column in SEEDS if rows[column].dropna().nunique() > 1]
+    return f"varied: {', '.join(varied)}" if varied else "none varied"
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> text of every option that is neither a seed nor a place; long values by their hash."""
+    """Dotted key -> text of every option that is no seed and can change a result.
+
+    What the summary abbreviates (a list, a file) is its short form, "#" and a hash, so that two of them stay apart.
+    """
     options: dict[str, str] = {}
     for section, values in config.items():
         for key, value in values.items() if isinstance(values, Mapping) else ():
             path = f"{section}.{key}"
-            if not key.endswith("seed") and path not in _PLACES:
-                shown = str(value)
-                options[path] = shown if len(shown) <= 24 or isinstance(value, str) else config_hash({"": value})[:6]
+            if key.endswith("seed") or path in NOT_SCIENCE:
+                continue
+            short = short_name(value)
+            options[path] = text(value) if short == value else f"{text(short)}#{config_hash({'': value})[:6]}"
     return options
 
 
 def _sortable(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float) and value == value
-    return (not number, float(value) if number else 0.0, text(value))
+    number = isinstance(value, Real) and value == value
+    return not number, float(value) if number else 0.0, text(value)

@@ -91,9 +91,11 @@ def write_summary(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return summary, curves
 
 
-def strategy_label(name: str) -> str:
-    """A method's short name: that of the class for `path/to/file.py:Class`, so that no path of a machine is shown."""
-    return name.rpartition(":")[2] if ".py:" in name else name
+def short_name(value: Any) -> Any:
+    """A config value as a cell: a list or section is "custom", `path/to/file.py:Class` is "Class" (paths differ)."""
+    if isinstance(value, list | dict):
+        return "custom"
+    return value.rpartition(":")[2] if isinstance(value, str) and ".py:" in value else value
 
 
 def _about(record: RunRecord) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def _about(record: RunRecord) -> dict[str, Any]:
     about: dict[str, Any] = {
         "run": record.name,
         "status": record.state,
-        "strategy": strategy_label(str(_lookup(record.config, "strategy.name") or "")) or None,
+        "strategy": _lookup(record.config, "strategy.name"),
         "task_kind": result.get("task_kind", "single") if record.config else None,
     }
     about |= {column: _lookup(record.config, path) for column, path in PROTOCOL.items() if path}
@@ -162,10 +164,9 @@ def _floats(values: list[Any]) -> npt.NDArray[np.float64]:
 
 
 def _lookup(config: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path, None when absent; a list or section is shown as "custom"."""
+    """The value at a dotted path in its short form, None when absent."""
     section, _, key = path.partition(".")
-    value = _mapping(config.get(section)).get(key)
-    return "custom" if isinstance(value, list | dict) else value
+    return short_name(_mapping(config.get(section)).get(key))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
