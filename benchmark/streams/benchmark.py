@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain
 from typing import Any
-
-import numpy as np
-from avalanche.benchmarks.scenarios.deprecated.generators import nc_benchmark
-from avalanche.benchmarks.utils import AvalancheDataset
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.streams.foreign import is_avalanche_benchmark, thin_benchmark
 from benchmark.streams.info import StreamInfo, choice_hash
 from benchmark.streams.order import arrival_order, check_permutation, resolve_labels
+from benchmark.streams.plan import Plan
 from benchmark.streams.ranks import counts_by_class
 from benchmark.streams.scenario import LongTailedBenchmark, make_stream
 from benchmark.streams.source import Source, as_source
@@ -97,10 +92,8 @@ def long_tailed_benchmark(
     arrival, sizes = _arrival(protocol, tasks, order, order_seed, kept, data)
     available = rows_by_class(data.train_labels, sorted(data.class_names))
     tests = rows_by_class(data.test_labels, kept)
-    for label in kept:
-        for role, rows in (("training", available), ("test", tests)):
-            if not rows[label]:
-                raise UserError(f"Class {label} ({data.class_names[label]}) of {data.name} has no {role} images.")
+    _check_images(data, kept, available, "training images")
+    _check_images(data, kept, tests, "test images")
     own = {label: len(available[label]) for label in arrival}
     names = [data.class_names[label] for label in arrival]
     counts = counts_by_class(own, names, profile, rho, max_count, ranks, rank_seed)
@@ -109,12 +102,9 @@ def long_tailed_benchmark(
         train, valid = hold_out_lt_cil(chosen, arrival, sizes, holdout, subset_seed)
     else:
         train, valid = hold_out(chosen, holdout)
-    for label in kept:
-        if not train[label]:
-            name = data.class_names[label]
-            raise UserError(f"The hold-out of compat={compat} leaves class {label} ({name}) no training image.")
+    _check_images(data, kept, train, f"training images left by the hold-out of compat={compat}")
 
-    plan = _Plan(data, arrival, sizes)
+    plan = Plan(data, arrival, sizes)
     info = StreamInfo(
         dataset=data.name,
         protocol=protocol if isinstance(protocol, str) else "custom",
@@ -166,49 +156,8 @@ def _arrival(
     return arrival, sizes
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which label arrives in which experience, and how rows by class become one dataset per experience."""
-
-    data: Source
-    arrival: list[int]
-    sizes: list[int]
-
-    def groups(self) -> list[list[int]]:
-        """The labels of each experience."""
-        ends = list(accumulate(self.sizes))
-        return [self.arrival[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
-
-    def rows(self, by_class: Rows) -> list[list[int]]:
-        """The rows of each experience: class after class, each in file order."""
-        return [[row for label in group for row in sorted(by_class[label])] for group in self.groups()]
-
-    def datasets(self, by_class: Rows, test: bool, group: str) -> list[AvalancheDataset]:
-        """One dataset per experience, labelled by arrival."""
-        return [self._dataset(rows, test, group) for rows in self.rows(by_class)]
-
-    def _dataset(self, rows: list[int], test: bool, group: str) -> AvalancheDataset:
-        column = {label: place for place, label in enumerate(self.arrival)}
-        labels = self.data.test_labels if test else self.data.train_labels
-        targets = [column[int(label)] for label in labels[rows]]
-        return self.data.dataset(rows, targets, test=test, group=group)
-
-    def datasets_by_nc_benchmark(self, train: Rows, tests: Rows) -> dict[str, list[AvalancheDataset]]:
-        """The training and test datasets as Avalanche's own generator splits them."""
-        scenario = nc_benchmark(
-            self._dataset(list(chain.from_iterable(self.rows(train))), False, "train"),
-            self._dataset(list(chain.from_iterable(self.rows(tests))), True, "eval"),
-            n_experiences=len(self.sizes),
-            task_labels=False,
-            fixed_class_order=list(range(len(self.arrival))),
-            per_exp_classes=dict(enumerate(self.sizes)),
-        )
-        return {
-            "train": [_sorted_by_class(experience.dataset) for experience in scenario.train_stream],
-            "test": [_sorted_by_class(experience.dataset) for experience in scenario.test_stream],
-        }
-
-
-def _sorted_by_class(dataset: AvalancheDataset) -> AvalancheDataset:
-    """nc_benchmark visits an experience's classes in the order of a Python set; ours come in order of arrival."""
-    return dataset.subset(np.argsort(list(dataset.targets), kind="stable").tolist())
+def _check_images(data: Source, kept: Sequence[int], rows: Rows, what: str) -> None:
+    """UserError naming the first kept class that has no rows."""
+    for label in kept:
+        if not rows[label]:
+            raise UserError(f"Class {label} ({data.class_names[label]}) of {data.name} has no {what}.")
