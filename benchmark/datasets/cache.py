@@ -119,7 +119,7 @@ def _build(entry: Path, build: Callable[[CacheWriter], None]) -> None:
     working = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
     try:
         build(CacheWriter(working))
-        if entry.exists():  # a damaged entry, as _read found nothing usable in it
+        if entry.exists() and _read(entry) is None:  # damaged; a good one is that of a builder that overtook us
             shutil.rmtree(entry)
         _rename_folder(working, entry)
     finally:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from benchmark.datasets.arrays import ImageArrays, Triple
-from benchmark.datasets.cache import cache_root
 from benchmark.datasets.decode import tree_arrays
 from benchmark.datasets.download import download
 from benchmark.datasets.tree import train_test_tree
@@ -23,6 +22,12 @@ class _Variant:
     num_classes: int
     mean: Triple
     std: Triple
+
+    def open(self, folder: str, **options: bool) -> Any:
+        """torchvision's dataset object on `folder`."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.loader)(folder, **options)
 
 
 # CIFAR-100: mean and averaged per-image deviation of the LUCIR, LT-CIL and GR codes (the deviation over all pixels
@@ -38,29 +43,25 @@ def load(name: str, *, root: Path | None = None, cache_dir: str | Path | None = 
 
     `root` may hold the original pickles, a PNG tree train/<class>/*.png and test/<class>/*.png, or neither: then the
     data are downloaded into it (without a root, into the cache).
+
+    Raises
+    ------
+    UserError
+        damaged files, another number of classes, a failed download
     """
     variant = _VARIANTS[name]
-    folder = root or cache_root(cache_dir) / name
-    if not (folder / variant.pickles).is_dir():
-        if (folder / "train").is_dir():
-            return _from_tree(name, folder, variant, cache_dir)
-        layouts = f"the pickles ({variant.pickles}/) or a PNG tree (train/<class>/*.png and test/<class>/*.png)"
-        folder = download(name, root, layouts, _loader(variant), cache_dir=cache_dir)
+    if root is not None and (root / variant.pickles).is_dir():
+        return _from_pickles(name, root, variant)
+    if root is not None and (root / "train").is_dir():
+        return _from_tree(name, root, variant, cache_dir)
+    layouts = f"the pickles ({variant.pickles}/) or a PNG tree (train/<class>/*.png and test/<class>/*.png)"
+    folder = download(name, root, layouts, lambda folder: variant.open(folder, download=True), cache_dir=cache_dir)
     return _from_pickles(name, folder, variant)
 
 
-def _loader(variant: _Variant) -> Any:
-    from torchvision import datasets
-
-    loader = getattr(datasets, variant.loader)
-    return lambda folder: loader(folder, download=True)
-
-
 def _from_pickles(name: str, folder: Path, variant: _Variant) -> ImageArrays:
-    from torchvision import datasets
-
     try:  # torchvision compares checksums before it unpickles anything
-        train, test = (getattr(datasets, variant.loader)(str(folder), train=is_train) for is_train in (True, False))
+        train, test = (variant.open(str(folder), train=is_train) for is_train in (True, False))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"The files in {folder / variant.pickles} are incomplete or not the original {name} release: "

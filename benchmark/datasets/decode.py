@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,12 +81,12 @@ def _decode_tree(name: str, tree: ImageTree, resolution: int | None, writer: Cac
                     images[row] = decode_image(path, size)
                 advance(len(paths[start : start + _BLOCK]))
 
-            jobs = [pool.submit(fill, start) for start in range(0, len(paths), _BLOCK)]
-            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            failed = [job for job in done if job.exception() is not None]
-            if failed:
+            try:
+                for job in [pool.submit(fill, start) for start in range(0, len(paths), _BLOCK)]:
+                    job.result()
+            except BaseException:  # an interrupt, too, must not wait for the rest
                 pool.shutdown(cancel_futures=True)
-                failed[0].result()
+                raise
             images.flush()  # type: ignore[attr-defined]
 
 

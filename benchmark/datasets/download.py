@@ -35,7 +35,7 @@ def download(
             folder.mkdir(parents=True, exist_ok=True)
             fetch(str(folder))
     except (OSError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         raise UserError(
             f"{name} is not under {folder} and its download failed ({reason}); "
             f"set the dataset's root to a folder that holds {layouts}."

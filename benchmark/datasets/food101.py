@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 from benchmark.datasets.arrays import ImageArrays
-from benchmark.datasets.cache import cache_root
 from benchmark.datasets.decode import LARGE, tree_arrays
 from benchmark.datasets.download import download
-from benchmark.datasets.tree import ImageFile, ImageTree, class_folders, list_split
+from benchmark.datasets.tree import ImageFile, ImageTree, class_folders, list_split, refuse_outside
 from benchmark.errors import UserError
 
 _FOLDER = "food-101"
@@ -21,10 +20,9 @@ def load(name: str, *, root: Path | None = None, cache_dir: str | Path | None = 
 
     `root` may hold the unpacked archive; otherwise it is downloaded there (without a root, into the cache; 5 GB).
     """
-    folder = root or cache_root(cache_dir) / name
-    if not (folder / _FOLDER).is_dir():
-        folder = download(name, root, _LAYOUT, _fetch, cache_dir=cache_dir)
-    return tree_arrays(name, _tree(folder), resolution=LARGE, cache_dir=cache_dir)
+    if root is None or not (root / _FOLDER).is_dir():
+        root = download(name, root, _LAYOUT, _fetch, cache_dir=cache_dir)
+    return tree_arrays(name, _tree(root), resolution=LARGE, cache_dir=cache_dir)
 
 
 def _fetch(folder: str) -> None:
@@ -46,11 +44,12 @@ def _tree(root: Path) -> ImageTree:
 
 def _listed(root: Path, split: str, files: dict[str, ImageFile]) -> dict[str, list[ImageFile]]:
     path = root / _FOLDER / "meta" / f"{split}.json"
+    refuse_outside(root, path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"The list {path} is missing or not JSON; {root} must hold {_LAYOUT}.") from error
-    if not isinstance(content, dict) or not all(isinstance(stems, list) for stems in content.values()):
+    if not isinstance(content, dict) or not all(_is_list_of_names(stems) for stems in content.values()):
         raise UserError(f"The list {path} must map each class to a list of its images.")
     lists: dict[str, list[ImageFile]] = {}
     for name in sorted(content):
@@ -59,3 +58,7 @@ def _listed(root: Path, split: str, files: dict[str, ImageFile]) -> dict[str, li
             raise UserError(f"The image {absent[0]}, named in {path}, is not under {root / _FOLDER / 'images'}.")
         lists[name] = [files[stem] for stem in content[name]]
     return lists
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -88,7 +88,8 @@ def _list_images(root: Path, folder: str) -> list[ImageFile]:
     for entry in _scan(root, folder):
         if not entry.name.lower().endswith(SUFFIXES):
             continue
-        _refuse_outside(root, Path(entry.path))
+        if entry.is_symlink():
+            refuse_outside(root, Path(entry.path))
         try:
             if not entry.is_file():
                 raise UserError(f"The image {entry.path} is not a regular file, or a link to nowhere.")
@@ -100,14 +101,17 @@ def _list_images(root: Path, folder: str) -> list[ImageFile]:
 
 
 def _is_folder(root: Path, entry: os.DirEntry[str]) -> bool:
-    if not entry.is_dir():
+    try:
+        if not entry.is_dir():
+            return False
+    except OSError:  # a loop of links
         return False
-    _refuse_outside(root, Path(entry.path))
+    refuse_outside(root, Path(entry.path))
     return True
 
 
 def _scan(root: Path, folder: str) -> list[os.DirEntry[str]]:
-    _refuse_outside(root, root / folder)
+    refuse_outside(root, root / folder)
     try:
         with os.scandir(root / folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
@@ -115,12 +119,11 @@ def _scan(root: Path, folder: str) -> list[os.DirEntry[str]]:
         raise UserError(f"The folder {root / folder} cannot be read ({error.strerror}).") from error
 
 
-def _refuse_outside(root: Path, path: Path) -> None:
-    if not path.is_symlink():
-        return
+def refuse_outside(root: Path, path: Path) -> None:
+    """UserError if following the links in `path` leads out of `root`."""
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a loop of links
         inside = False
     if not inside:
-        raise UserError(f"{path} is a symbolic link that leads out of the root {root}; put the files themselves there.")
+        raise UserError(f"{path} is reached by a symbolic link out of the root {root}; put the files themselves there.")
