@@ -20,6 +20,7 @@ from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 from strategies import losses
@@ -32,8 +33,12 @@ from strategies.gradient_reweighting import (
     decoupled_ratios,
     group_ratios,
 )
+from strategies.heads import LinearHead
+from strategies.network import IncrementalNetwork
+from strategies.recipe import Parts
 from strategies.seen import ClassCounts, SeenClasses
 from strategies.teacher import Teacher, last_linear
+from strategies.template import IncrementalLearner, Optimisation
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 
@@ -343,7 +348,7 @@ def split_gradients(strategy: Any, kd: DistributionAwareDistillationPlugin, crit
     ce = criterion(output, strategy.mb_y)
     of_ce = torch.autograd.grad(ce, [head.weight, head.bias], retain_graph=True)
     if not kd.counts.seen.num_old:
-        (backbone,) = torch.autograd.grad(ce, model[0].weight)
+        (backbone,) = torch.autograd.grad(ce, next(model.parameters()))
         return of_ce, None, backbone
     old = torch.tensor(kd.counts.seen.class_ids[: kd.counts.seen.num_old])
     args = output[:, old], kd.teacher.logits(strategy.mb_x)[:, old]
@@ -353,7 +358,7 @@ def split_gradients(strategy: Any, kd: DistributionAwareDistillationPlugin, crit
         loss = losses.distribution_aware_distillation_loss(*args, kd.counts.lost, kd.temperature)
     loss = kd.kd_ratio * kd.temperature**2 * loss
     of_kd = torch.autograd.grad(loss, [head.weight, head.bias], retain_graph=True)
-    (backbone,) = torch.autograd.grad(ce + loss, model[0].weight)
+    (backbone,) = torch.autograd.grad(ce + loss, next(model.parameters()))
     return of_ce, of_kd, backbone
 
 
@@ -708,6 +713,47 @@ def test_a_classifier_that_is_not_the_last_linear_layer_is_told() -> None:
     run(GradientReweightingPlugin(find_head=lambda model: model.head), None, lambda strategy: None, model=Odd())
 
 
+def batches(
+    dataset: Any, batch_size: int, train: bool, generator: Any = None, sampler: Any = None
+) -> Iterator[list[Tensor]]:
+    for first in range(0, len(dataset), batch_size):
+        rows = [dataset[i] for i in range(first, min(first + batch_size, len(dataset)))]
+        x, y = torch.stack([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
+        yield [x, y, torch.zeros_like(y)]
+
+
+@pytest.mark.parametrize("precision_name", ["fp32", "bf16"])
+def test_on_our_own_learner(precision_name: str) -> None:
+    """Columns in arrival order, a growing head in full precision above a backbone that may run in bfloat16."""
+    kd = DistributionAwareDistillationPlugin()
+    reweighting = GradientReweightingPlugin(kd)
+    criterion = BalancedSoftmax()
+    errors = []
+
+    def check(strategy: Any) -> None:
+        old = kd.counts.seen.num_old
+        if not old or precision_name == "bf16":
+            return
+        (w_ce, _), (w_kd, _), _ = split_gradients(strategy, kd, criterion)
+        expected = reweighting.row_factors[:, None].float() * w_ce + reweighting.beta * w_kd
+        errors.append((last_linear(strategy.model).weight.grad - expected).norm() / expected.norm())
+
+    backbone = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+    parts = Parts(head=LinearHead(16), criterion=criterion, plugins=[FirstImages(6), kd, reweighting, Each(check)])
+    learner = IncrementalLearner(
+        network=IncrementalNetwork(backbone, parts.head),
+        parts=parts,
+        optimisation=Optimisation(epochs=2, batch_size=17, lr=0.1),
+        loader=batches,
+        precision=precision_name,
+    )
+    for experience in list(benchmark_of(COUNTS, [[0, 1, 2], [3, 4], [5, 6]]).train_stream):
+        learner.train(experience)
+    assert kd.counts.seen.columns is None and kd.counts.seen.num_old == 5
+    assert all(torch.isfinite(p).all() for p in learner.model.parameters()) and reweighting.beta > 0
+    assert all(error < 1e-5 for error in errors) and bool(errors) == (precision_name == "fp32")
+
+
 # state ---------------------------------------------------------------------------------------------------------------
 
 
@@ -875,3 +921,39 @@ def test_teacher_is_a_frozen_copy() -> None:
     features, logits = teacher.features_and_logits(x)
     assert torch.equal(logits, before) and features.shape == (5, 16)
     assert torch.equal(last_linear(teacher.model)(features), before)  # type: ignore[arg-type]
+
+
+class HostReads(TorchDispatchMode):
+    """Collects the operations that would make the host wait for an accelerator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select", "equal"}:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["dakd", "vanilla", "feature"])
+def test_a_step_reads_nothing_back_from_the_device(kind: str) -> None:
+    reads = HostReads()
+
+    class Watch(SupervisedPlugin):
+        def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+            reads.__enter__()
+
+        def before_update(self, strategy: Any, **kwargs: Any) -> None:
+            reads.__exit__(None, None, None)
+
+    with HostReads() as self_check:
+        torch.ones(1).item()
+    assert self_check.found
+    kd = DistributionAwareDistillationPlugin(kind)
+    strategy = template_of(
+        perceptron(), BalancedSoftmax(), [FirstImages(6), kd, GradientReweightingPlugin(kd), Watch()]
+    )
+    for experience in list(benchmark_of(COUNTS, SHUFFLED).train_stream)[:2]:
+        strategy.train(experience)
+    assert kd.last_loss is not None and reads.found == []
