@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d")  # 11 against 10 colours: no pair returns before 110
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d")  # 11 against 10 colours: pairs return after 110
+PALETTE = (0, 1, 2, 3, 4, 9, 5, 7, 6)  # of seaborn's ten, without the yellow that vanishes on white; and black
 DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2)))
 STYLE = {
     "font.size": 9,
@@ -54,7 +55,7 @@ def accuracy_curves(
 
     Parameters: `curves`, from `benchmark.summary`; `metric`, accuracy_seen, accuracy_tasks or accuracy_class_mean;
     `variants`, from `grouping.find_variants`; `order`, methods in the order of the legend, else best last value first.
-    Raises UserError when there is no finished run or no such metric.
+    Raises UserError when there is no finished run or no such metric, or runs of one line must not be averaged.
     """
     names = {
         "accuracy_seen": "Accuracy on seen classes (%)",
@@ -106,6 +107,9 @@ def _curves_figure(
     rows = rows[rows[metric].notna()]
     if rows.empty:
         raise UserError(f"There is no finished run with {metric} to draw.")
+    for cell, runs in rows.drop_duplicates(["run", "method"]).groupby(["method", "setting"]):
+        method, setting = map(str, cell)  # type: ignore[arg-type]
+        grouping.check_comparable(runs, method, setting)
     settings = grouping.setting_order(rows)
     methods = _legend_order(rows, metric, order, best_is_low)
     styles = _styles(sorted(methods))
@@ -152,7 +156,8 @@ def _styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     import seaborn as sns
 
-    palette = sns.color_palette("colorblind", 10).as_hex()
+    named = sns.color_palette("colorblind", 10).as_hex()
+    palette = [*(named[i] for i in PALETTE), "#222222"]
     styles: dict[str, dict[str, Any]] = {}
     for i, method in enumerate(methods):
         color, again = palette[i % len(palette)], i // len(palette)

@@ -12,6 +12,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import NOT_SCIENCE
+from benchmark.errors import UserError
 from benchmark.store import RunRecord, config_hash
 from benchmark.summary import PROTOCOL, short_name
 
@@ -92,6 +93,23 @@ def setting_order(rows: pd.DataFrame) -> list[str]:
     first = rows.drop_duplicates("setting")[[*SETTING, "setting"]]
     keyed = [([_sortable(value) for value in row[:-1]], row[-1]) for row in first.itertuples(index=False, name=None)]
     return [name for _, name in sorted(keyed)]
+
+
+def check_comparable(runs: pd.DataFrame, method: str, setting: str) -> None:
+    """Raise UserError when the finished runs of one cell are no repeats: unlike precision or compile, equal seeds."""
+    for column in RESOLVED:
+        values = sorted(set(runs[column].map(text)))
+        if len(values) > 1:
+            raise UserError(
+                f"{method} on {setting} mixes runs with {column} {' and '.join(values)}, which must not be averaged: "
+                f"repeat the sweep with training.{column} set, or keep the runs of one machine."
+            )
+    twins = runs[runs.duplicated(list(SEEDS), keep=False)]
+    if len(twins):
+        raise UserError(
+            f"{method} on {setting} has several runs with the same seeds, {' and '.join(sorted(twins['run'])[:2])}: "
+            "they differ in something that is not shown, so they must not be averaged."
+        )
 
 
 def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:

@@ -35,8 +35,9 @@ TITLES = {
     "backward_transfer": f"Backward transfer: {LAST} mean over old experiences of current minus first accuracy",
 }
 LOWER_IS_BETTER = ("forgetting",)
-GROUPS = ("many", "medium", "few")
 WRITTEN = ("average_accuracy_seen", "last_accuracy_seen", "forgetting")
+WRITTEN_MULTI = ("average_map", "last_map")
+GROUPS = ("many", "medium", "few")
 EMPTY = "–"
 
 
@@ -71,7 +72,7 @@ def cells(
     for method, base, strategy in methods[["method", "base", "strategy"]].itertuples(index=False, name=None):
         for setting in grouping.setting_order(rows):
             done = rows[(rows["method"] == method) & (rows["setting"] == setting) & (rows["status"] == "done")]
-            _check_like_with_like(done, method, setting)
+            grouping.check_comparable(done, method, setting)
             values = done[metric].dropna().astype(float)
             key = (base, setting)
             found.append(
@@ -139,6 +140,14 @@ def groups_table(
     return table
 
 
+def load_table(directory: str | Path, metric: str = "average_accuracy_seen", order: Sequence[str] = ()) -> pd.DataFrame:
+    """The printed table of one metric, or of "groups", straight from the run folders of DIR."""
+    summary, shared = _load(directory)
+    if metric == "groups":
+        return groups_table(summary, order=order, **shared)
+    return main_table(summary, metric, order=order, **shared)
+
+
 def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]:
     """Write the comparison of three metrics, and of groups, to DIR/tables/<name>.csv, .md and .tex; returns the paths.
 
@@ -147,9 +156,7 @@ def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]
     """
     import pandas as pd
 
-    records = load_runs(directory)
-    summary, _ = summarise_runs(records)
-    shared: dict[str, Any] = {"variants": grouping.find_variants(records), "planned": planned_runs(directory)}
+    summary, shared = _load(directory)
     folder = Path(directory) / "tables"
     written: list[Path] = []
 
@@ -159,16 +166,21 @@ def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]
         for path, content in zip(written[-3:], contents, strict=True):
             write_text(path, content)
 
-    kinds = set(summary["task_kind"].dropna()) or {"single"}
-    for kind in sorted(map(str, kinds)):
-        part = summary[summary["task_kind"].isna() | (summary["task_kind"] == kind)]
-        shown = WRITTEN if kind == "single" else tuple(m for m in ("average_map", "last_map") if m in part.columns)
-        for metric in shown:
-            write(metric, cells(part, metric, **shared), main_table(part, metric, order=order, **shared))
+    for kind in sorted(set(summary["task_kind"].dropna()) or {"single"}):
+        part = summary[summary["task_kind"] == kind]
+        for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
+            if metric in part.columns:
+                write(metric, cells(part, metric, **shared), main_table(part, metric, order=order, **shared))
         if kind == "single":
             numbers = [cells(part, f"{name}_accuracy", **shared).assign(group=name) for name in GROUPS]
             write("groups", pd.concat(numbers, ignore_index=True), groups_table(part, order=order, **shared))
     return written
+
+
+def _load(directory: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    records = load_runs(directory)
+    summary, _ = summarise_runs(records)
+    return summary, {"variants": grouping.find_variants(records), "planned": planned_runs(directory)}
 
 
 def planned_runs(directory: str | Path) -> list[str]:
@@ -179,22 +191,6 @@ def planned_runs(directory: str | Path) -> list[str]:
         return []
     runs = sweep.get("runs") if isinstance(sweep, dict) else None
     return [str(name) for name in runs] if isinstance(runs, list) else []
-
-
-def _check_like_with_like(done: pd.DataFrame, method: str, setting: str) -> None:
-    for column in grouping.RESOLVED:
-        values = sorted(set(done[column].map(grouping.text)))
-        if len(values) > 1:
-            raise UserError(
-                f"{method} on {setting} mixes runs with {column} {' and '.join(values)}, which no table may average: "
-                f"repeat the sweep with training.{column} set, or keep the runs of one machine."
-            )
-    twins = done[done.duplicated(list(grouping.SEEDS), keep=False)]
-    if len(twins):
-        raise UserError(
-            f"{method} on {setting} has several runs with the same seeds, {', '.join(sorted(twins['run'])[:2])}: they "
-            "differ in something the table does not show, so it must not average them."
-        )
 
 
 def _planned_per_cell(runs: pd.DataFrame, planned: Sequence[str]) -> int:

@@ -1,0 +1,109 @@
+"""Regenerate the tables of README.md from result files: `python -m benchmark.readme [--check]`.
+
+Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
+
+    table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
+    strategies           every method with its one line
+    configs              every config with the first comment of its file
+
+With --check nothing is written: exit status 1 and a diff when the file is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmark.errors import UserError, did_you_mean
+from benchmark.markup import escape_markdown, to_markdown
+from benchmark.store import write_text
+
+OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
+BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
+
+
+def table(root: Path, directory: str, metric: str = "average_accuracy_seen") -> str:
+    """`table DIR [METRIC]`."""
+    from benchmark.tables import load_table
+
+    return to_markdown(load_table(root / directory, metric))
+
+
+def strategies(root: Path) -> str:
+    """`strategies`."""
+    from strategies.registry import NAMES
+
+    return _list({name: description for name, (_, description) in NAMES.items()})
+
+
+def configs(root: Path) -> str:
+    """`configs`."""
+    from benchmark.config import CONFIGS
+
+    return _list({path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))})
+
+
+BLOCKS: dict[str, Callable[..., str]] = {"table": table, "strategies": strategies, "configs": configs}
+
+
+def regenerate(content: str, root: Path) -> str:
+    """`content` with every generated block made anew. Raises UserError on an unknown block or a missing end."""
+    if content.count(OPEN) != len(BLOCK.findall(content)):
+        raise UserError(f'Every "{OPEN} NAME -->" needs a line "{CLOSE}" of its own after it.')
+
+    def replace(match: re.Match[str]) -> str:
+        if OPEN in match["body"]:
+            raise UserError(f'The block "{match["call"]}" has no "{CLOSE}" before the next block.')
+        name, *arguments = match["call"].split()
+        if name not in BLOCKS:
+            raise UserError(f'There is no generated block "{name}".{did_you_mean(name, BLOCKS)}')
+        try:
+            inspect.signature(BLOCKS[name]).bind(root, *arguments)
+        except TypeError as error:
+            raise UserError(f'The block "{match["call"]}" has the wrong number of arguments.') from error
+        body = BLOCKS[name](root, *arguments)
+        return f"{OPEN} {match['call']} -->\n{body}{CLOSE}"
+
+    return BLOCK.sub(replace, content)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.readme", description="Regenerate README.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file is not up to date")
+    parser.add_argument("--file", type=Path, default=Path("README.md"), help="default: README.md")
+    options = parser.parse_args(argv)
+    try:
+        old = options.file.read_text(encoding="utf-8")
+        new = regenerate(old, options.file.resolve().parent)
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if old == new:
+        return 0
+    if options.check:
+        names = (str(options.file), "as generated")
+        sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), *names))
+        return 1
+    write_text(options.file, new)
+    return 0
+
+
+def _list(described: dict[str, str]) -> str:
+    return "".join(f"- `{name}`: {escape_markdown(text)}\n" for name, text in described.items())
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ")
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
