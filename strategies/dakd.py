@@ -16,6 +16,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from strategies.losses import (
+    distillation_loss,
     full_precision,
     less_forget_loss,
     lost_class_weights,
@@ -174,9 +175,11 @@ class DistributionAwareDistillationPlugin(SupervisedPlugin):
         student = full_precision(self.counts.seen.old_logits(strategy.mb_output))
         teacher = full_precision(self.counts.seen.old_logits(teacher_output))
         self._pair = student.detach(), teacher
-        r, w = (1.0, torch.ones_like(student[0])) if self.kind == "vanilla" else (self._entropy, self._class_weights)
-        r, w = torch.as_tensor(r).to(student), w.to(student)
-        loss = mixed_distillation_loss(student, teacher, w, r, self.temperature)
+        if self.kind == "vanilla":
+            loss = distillation_loss(student, teacher, self.temperature)
+        else:
+            r, w = self._entropy.to(student), self._class_weights.to(student)
+            loss = mixed_distillation_loss(student, teacher, w, r, self.temperature)
         return self.kd_ratio * self.temperature**2 * loss
 
     def _feature_term(self, strategy: Any) -> Tensor:
