@@ -56,7 +56,8 @@ class CacheWriter:
         if needed > free:
             raise UserError(
                 f"The cache folder {self.folder.parent} has {free / 1e9:.1f} GB free, the {split} images need "
-                f"{needed / 1e9:.1f} GB; name another folder with cache_dir or IMCIL_CACHE, or lower the resolution."
+                f"{needed / 1e9:.1f} GB; name another folder with cache_dir or IMCIL_CACHE, or delete what killed "
+                "runs left there (its hidden folders)."
             )
         path = self.folder / f"{split}_images.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
