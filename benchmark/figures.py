@@ -108,7 +108,7 @@ def _curves_figure(
     if rows.empty:
         raise UserError(f"There is no finished run with {metric} to draw.")
     for cell, runs in rows.drop_duplicates(["run", "method"]).groupby(["method", "setting"]):
-        method, setting = map(str, cell)  # type: ignore[arg-type]
+        method, setting = map(str, cell)
         grouping.check_comparable(runs, method, setting)
     settings = grouping.setting_order(rows)
     methods = _legend_order(rows, metric, order, best_is_low)
@@ -117,7 +117,8 @@ def _curves_figure(
     num_rows = -(-len(settings) // num_columns)
     with mpl.rc_context(STYLE):
         # Figure without pyplot: no global state, no display, always the Agg canvas.
-        figure = Figure(figsize=(1.75 + 2.6 * num_columns, 0.55 + 2.35 * num_rows), layout="constrained")
+        height = max(0.55 + 2.35 * num_rows, 0.4 + 0.17 * len(methods))  # inches: of the panels, of the legend
+        figure = Figure(figsize=(1.75 + 2.6 * num_columns, height), layout="constrained")
         axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True).ravel()
         for axis, setting in zip(axes, settings, strict=False):
             part = rows[rows["setting"] == setting]

@@ -59,7 +59,7 @@ def regenerate(content: str, root: Path) -> str:
     def replace(match: re.Match[str]) -> str:
         if OPEN in match["body"]:
             raise UserError(f'The block "{match["call"]}" has no "{CLOSE}" before the next block.')
-        name, *arguments = match["call"].split()
+        name, *arguments = match["call"].split() or [""]
         if name not in BLOCKS:
             raise UserError(f'There is no generated block "{name}".{did_you_mean(name, BLOCKS)}')
         try:

@@ -1,0 +1,128 @@
+"""Figures from synthetic results: what is drawn, and that the files do not change when drawn again."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+
+from benchmark import figures, grouping, summary
+from benchmark.errors import UserError
+
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    fake.build(root)
+    return root
+
+
+def drawn(curves, metric="accuracy_seen"):
+    return figures._curves_figure(curves, metric, "y", None, (), best_is_low=False)
+
+
+def test_files_are_written_as_png_and_pdf(results):
+    paths = figures.write_figures(results)
+    assert [p.name for p in paths] == ["accuracy.png", "accuracy.pdf", "forgetting.png", "forgetting.pdf"]
+    assert paths[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and paths[1].read_bytes()[:5] == b"%PDF-"
+
+
+def test_the_same_results_give_the_same_bytes_in_another_process(results, tmp_path):
+    _, curves = summary.summarise(results)
+    paths = figures.accuracy_curves(curves, tmp_path / "here")
+    code = (
+        "from benchmark import figures, summary\n"
+        f"figures.accuracy_curves(summary.summarise({str(results)!r})[1], {str(tmp_path / 'there')!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for path in paths:
+        assert path.read_bytes() == path.with_name("there" + path.suffix).read_bytes(), path.suffix
+    assert b"CreationDate" not in paths[1].read_bytes() and b"Software" not in paths[0].read_bytes()
+
+
+def test_one_panel_per_setting_one_line_per_method_and_classifier(results):
+    _, curves = summary.summarise(results)
+    figure = drawn(curves)
+    assert [axis.get_title() for axis in figure.axes] == ["cifar100, LFH-2", "cifar100, LFS-5"]
+    assert [len(axis.lines) for axis in figure.axes] == [4, 4]
+    names = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert names == {"dgr", "finetune", "icarl (head)", "icarl (nme)"}
+    assert figure.get_supxlabel() == "line: mean over 3 seeds; band: ± 1 standard deviation"
+
+
+def test_lines_are_means_in_percent_and_bands_one_standard_deviation(tmp_path):
+    for seed, accuracy in enumerate((40, 50, 60)):
+        fake.write_run(tmp_path, fake.config("replay", seed=seed), accuracy=accuracy)
+    (axis,) = drawn(summary.summarise(tmp_path)[1]).axes
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [[x, 50] for x in (4, 8, 12, 16, 20)])
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(40), pytest.approx(60))
+
+
+def test_forgetting_starts_at_the_second_experience(results):
+    _, curves = summary.summarise(results)
+    lfs = drawn(curves, "forgetting").axes[1]
+    assert lfs.lines[0].get_xdata().tolist() == [8, 12, 16, 20]
+
+
+def test_one_run_has_no_band(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"))
+    figure = drawn(summary.summarise(tmp_path)[1])
+    assert figure.get_supxlabel() == "line: mean over 1 seed"
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    line = figure.axes[0].lines[0].get_xydata()
+    assert {tuple(v) for v in band.round(9)} == {tuple(v) for v in line.round(9)}
+
+
+def test_forty_methods_look_different_and_alike_in_every_figure():
+    names = [f"method {i:02d}" for i in range(40)]
+    styles = figures._styles(names)
+    looks = {tuple(str(style[k]) for k in ("color", "marker", "linestyle")) for style in styles.values()}
+    assert len(looks) == 40
+    assert len({(s["color"], s["markerfacecolor"], s["marker"]) for s in styles.values()}) == 40
+    assert figures._styles(names) == styles
+
+
+@pytest.mark.parametrize("number", [12, 30])
+def test_the_legend_of_many_methods_fits(tmp_path, number):
+    names = ["balanced_softmax" if i == 0 else f"method{i}" for i in range(number)]
+    fake.build(tmp_path, {name: ["head"] for name in names}, protocols=(("lfs", 5),), seeds=1)
+    figure = drawn(summary.summarise(tmp_path)[1])
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    panel = figure.axes[0].get_window_extent()
+    assert legend.x0 >= panel.x1 and legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0 and legend.y1 <= figure.bbox.y1
+
+
+def test_the_legend_is_best_first_or_in_the_given_order(tmp_path):
+    for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
+        fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
+    rows = grouping.label_rows(summary.summarise(tmp_path)[1])
+    assert figures._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
+    assert figures._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
+
+
+def test_drawing_touches_no_global_state(results, tmp_path):
+    before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
+    _, curves = summary.summarise(results)
+    figures.forgetting_curves(curves, tmp_path / "x")
+    assert dict(matplotlib.rcParams) == before and matplotlib.get_backend() == backend
+
+
+def test_what_cannot_be_drawn_is_one_clear_sentence(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"), finished=False)
+    with pytest.raises(UserError, match="no finished run"):
+        figures.write_figures(tmp_path)
+    fake.write_run(tmp_path, fake.config("replay", seed=1), precision="bf16")
+    with pytest.raises(UserError, match='no metric "speed"'):
+        figures.accuracy_curves(summary.summarise(tmp_path)[1], tmp_path / "x", metric="speed")
+    fake.write_run(tmp_path, fake.config("replay", seed=2), precision="fp32")
+    with pytest.raises(UserError, match="mixes runs with precision"):
+        figures.write_figures(tmp_path)

@@ -1,0 +1,477 @@
+"""Run folders -> summary.csv, curves.csv, tables and the README's blocks."""
+
+import io
+import json
+import runpy
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmark import grouping, markup, metrics, readme, store, summary, tables
+from benchmark.errors import UserError
+
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    fake.build(root)
+    return root
+
+
+def table_of(root, metric="average_accuracy_seen", **kwargs):
+    return tables.load_table(root, metric, **kwargs)
+
+
+# --- summary.csv and curves.csv
+
+SUMMARY_COLUMNS = [
+    "run",
+    "status",
+    "strategy",
+    "classifier",
+    "task_kind",
+    "dataset",
+    "protocol",
+    "tasks",
+    "profile",
+    "rho",
+    "ranks",
+    "order",
+    "order_seed",
+    "subset_seed",
+    "rank_seed",
+    "training_seed",
+    "holdout",
+    "memory_mode",
+    "memory_budget",
+    "memory_held",
+    "backbone",
+    "augmentation",
+    "epochs",
+    "precision",
+    "compile",
+    "average_accuracy_seen",
+    "average_accuracy_tasks",
+    "average_accuracy_class_mean",
+    "last_accuracy_seen",
+    "last_accuracy_tasks",
+    "last_accuracy_class_mean",
+    "forgetting",
+    "backward_transfer",
+    "many_accuracy",
+    "medium_accuracy",
+    "few_accuracy",
+    "old_accuracy",
+    "new_accuracy",
+]
+
+
+def test_summary_has_the_documented_columns_and_one_row_per_run_and_classifier(results):
+    frame, curves = summary.summarise(results)
+    assert list(frame.columns) == SUMMARY_COLUMNS
+    assert len(frame) == 2 * 3 * (1 + 2 + 1)
+    row = frame[(frame["strategy"] == "icarl") & (frame["classifier"] == "nme")].iloc[0]
+    result = store.read_json(results / "runs" / row["run"] / "result.json")
+    assert row["average_accuracy_seen"] == result["classifiers"]["nme"]["summary"]["average_accuracy_seen"]
+    assert (row["memory_held"], row["memory_budget"], row["precision"], row["compile"]) == (325, 20, "bf16", "off")
+    lfs = curves[(curves["run"] == row["run"]) & (curves["classifier"] == "nme")]
+    assert lfs["accuracy_seen"].tolist() == result["classifiers"]["nme"]["curves"]["accuracy_seen"]
+    assert lfs["experience"].tolist() == list(range(len(lfs)))
+    assert np.isnan(lfs["forgetting"].iloc[0]) and lfs["num_seen_classes"].iloc[-1] == 20
+    assert list(curves.columns)[-len(metrics.CURVES) :] == list(metrics.CURVES)
+
+
+def test_csv_files_are_byte_identical_when_repeated_and_exact_when_read(results, tmp_path):
+    for repeat in ("a", "b"):
+        shutil.copytree(results, tmp_path / repeat)
+        frame, _ = summary.write_summary(tmp_path / repeat)
+    for name in ("summary.csv", "curves.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    again = pd.read_csv(tmp_path / "a" / "summary.csv", float_precision="round_trip")
+    np.testing.assert_array_equal(again["average_accuracy_seen"], frame["average_accuracy_seen"])
+    text = (tmp_path / "a" / "summary.csv").read_text()
+    assert "NaN" not in text and ",lfs,5,exponential,100.0,by_label,shuffled,0,0,0,0,0.0," in text
+
+
+def test_unfinished_failed_and_damaged_runs_have_a_row_without_metrics(tmp_path):
+    done = fake.write_run(tmp_path, fake.config("replay"))
+    waiting = fake.write_run(tmp_path, fake.config("replay", seed=1), finished=False)
+    failed = fake.write_run(tmp_path, fake.config("replay", seed=2), finished=False)
+    store.write_json(tmp_path / "runs" / failed / "failure.json", {"kind": "oom"})
+    (tmp_path / "runs" / "zz-foreign").mkdir()
+    frame, curves = summary.summarise(tmp_path)
+    status = dict(zip(frame["run"], frame["status"], strict=True))
+    assert status == {done: "done", waiting: "pending", failed: "failed", "zz-foreign": "damaged"}
+    rows = frame.set_index("run")
+    assert rows.loc[waiting, "training_seed"] == 1 and pd.isna(rows.loc[waiting, "precision"])
+    assert rows.loc[[waiting, failed, "zz-foreign"], list(metrics.SUMMARY)].isna().all(axis=None)
+    assert set(curves["run"]) == {done}
+    lines = frame.to_csv(index=False).splitlines()
+    assert lines[-1] == "zz-foreign,damaged" + "," * (len(SUMMARY_COLUMNS) - 2)
+
+
+def test_no_runs_give_empty_frames_with_all_columns(tmp_path):
+    (tmp_path / "runs").mkdir()
+    frame, curves = summary.write_summary(tmp_path)
+    assert list(frame.columns) == SUMMARY_COLUMNS and len(frame) == len(curves) == 0
+
+
+def test_values_that_are_no_numbers_are_empty_cells(tmp_path):
+    name = fake.write_run(tmp_path, fake.config("replay"))
+    path = tmp_path / "runs" / name / "result.json"
+    result = store.read_json(path)
+    result["classifiers"]["head"]["summary"] |= {"forgetting": "high", "few_accuracy": True, "many_accuracy": None}
+    result["classifiers"]["head"]["curves"]["accuracy_seen"] = [0.5, "x", {}]
+    result["classifiers"]["odd"] = [1, 2]
+    path.write_text(json.dumps(result).replace('"many_accuracy": null', '"many_accuracy": 1e999'))
+    frame, curves = summary.summarise(tmp_path)
+    head = frame[frame["classifier"] == "head"].iloc[0]
+    assert head[["forgetting", "few_accuracy", "many_accuracy"]].isna().all()
+    np.testing.assert_equal(curves["accuracy_seen"].tolist(), [0.5] + [float("nan")] * 4)
+    assert set(frame["classifier"]) == {"head", "odd"}
+
+
+def test_paths_of_this_machine_and_long_lists_stay_out_of_the_csv(tmp_path):
+    content = fake.config("/home/me/mine.py:Mine", training__backbone="/home/me/net.py:Net", stream__order=[1, 0])
+    path = tmp_path / "runs" / "x" / "config.json"
+    store.write_json(path, content)
+    frame, _ = summary.summarise(tmp_path)
+    assert frame.loc[0, ["strategy", "backbone", "order"]].tolist() == ["Mine", "Net", "custom"]
+
+
+def test_ten_thousand_runs_are_summarised_quickly(tmp_path):
+    name = fake.write_run(tmp_path, fake.config("replay"))
+    (record,) = store.load_runs(tmp_path)
+    started = time.process_time()
+    for _ in range(200):
+        store.load_runs(tmp_path)
+    frame, _ = summary.summarise_runs([record] * 2000)
+    elapsed = time.process_time() - started
+    assert len(frame) == 2000 and frame["run"].iloc[0] == name
+    assert elapsed < 2.0  # 200 loads and 2,000 rows; a tenth of a second on an idle machine
+
+
+# --- tables
+
+
+def test_cells_are_mean_and_sample_standard_deviation_over_seeds(tmp_path):
+    for seed, accuracy in enumerate((40, 50, 60)):
+        fake.write_run(tmp_path, fake.config("replay", seed=seed), accuracy=accuracy)
+    frame, _ = summary.summarise(tmp_path)
+    cell = tables.cells(frame).iloc[0]
+    assert (cell["method"], cell["setting"], cell["n"], cell["expected"]) == ("replay", "LFS-5", 3, 3)
+    assert cell["mean"] == pytest.approx(0.5) and cell["sd"] == pytest.approx(0.1)
+    assert tables.main_table(frame).loc["replay", "LFS-5"] == "50.00 ± 10.00"
+    assert tables.main_table(frame, "forgetting").loc["replay", "LFS-5"] == "0.00 ± 0.00"
+
+
+def test_one_seed_has_no_standard_deviation(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"), accuracy=40)
+    table = table_of(tmp_path)
+    assert table.loc["replay", "LFS-5"] == "40.00"
+    assert "n = 1 seeds (none varied)" in table.attrs["notes"][0]
+
+
+def test_methods_by_settings_with_one_row_per_classifier(results):
+    table = table_of(results)
+    assert set(table.index) == {"dgr", "finetune", "icarl (head)", "icarl (nme)"}
+    assert list(table.columns) == ["LFH-2", "LFS-5"]
+    assert "mean over experiences, base included" in table.attrs["title"]
+    assert table.attrs["notes"] == [
+        "Mean ± standard deviation (n - 1) over n = 3 seeds (varied: order_seed, training_seed).",
+        "Stream: cifar100, LFH-2 / LFS-5, exponential profile, rho 100, ranks by_label, order shuffled, hold-out 0.",
+        "Training: resnet32, augmentation crop, 160 epochs, memory 20 per class, precision bf16, compile off.",
+        "Classifier: the network's head, unless the method names another.",
+    ]
+
+
+def test_rows_are_best_first_or_in_the_given_order(tmp_path):
+    for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
+        fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
+    assert list(table_of(tmp_path).index) == ["high", "middle", "low"]
+    assert list(table_of(tmp_path, order=["low", "middle"]).index) == ["low", "middle", "high"]
+
+
+def test_forgetting_is_best_when_low(results):
+    frame, _ = summary.summarise(results)
+    found = tables.cells(frame, "forgetting").groupby("method")["mean"].mean()
+    assert list(tables.main_table(frame, "forgetting").index) == list(found.sort_values().index)
+
+
+def test_settings_are_ordered_by_size_and_named_by_what_varies(tmp_path):
+    for tasks, rho in ((10, 10.0), (5, 10.0), (10, 100.0), (5, 100.0)):
+        fake.write_run(tmp_path, fake.config("replay", tasks=tasks, stream__rho=rho), accuracy=50)
+    expected = ["LFS-5, rho=10", "LFS-5, rho=100", "LFS-10, rho=10", "LFS-10, rho=100"]
+    assert list(table_of(tmp_path).columns) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        ({"memory__budget": 5}, ["LFS-5, memory=5", "LFS-5, memory=20"]),
+        ({"training__epochs": 2}, ["LFS-5, 2 epochs", "LFS-5, 160 epochs"]),
+        ({"stream__order": "order_a"}, ["LFS-5, order order_a", "LFS-5, order shuffled"]),
+        ({"dataset__name": "food101"}, ["cifar100 LFS-5", "food101 LFS-5"]),
+        ({"stream__holdout": 0.1}, ["LFS-5, holdout=0", "LFS-5, holdout=0.1"]),
+    ],
+)
+def test_runs_of_unlike_protocol_are_never_averaged(tmp_path, change, settings):
+    for seed in range(2):
+        fake.write_run(tmp_path, fake.config("replay", seed=seed), accuracy=20)
+        fake.write_run(tmp_path, fake.config("replay", seed=seed, **change), accuracy=80)
+    table = table_of(tmp_path)
+    assert list(table.columns) == settings
+    assert sorted(table.loc["replay"]) == ["20.00 ± 0.00", "80.00 ± 0.00"]
+
+
+def test_a_protocol_part_that_only_other_methods_have_goes_to_the_method(tmp_path):
+    fake.write_run(tmp_path, fake.config("lwf", memory__budget=0), accuracy=20)
+    fake.write_run(tmp_path, fake.config("replay"), accuracy=80)
+    table = table_of(tmp_path)
+    assert table["LFS-5"].to_dict() == {"replay [memory=20]": "80.00", "lwf [memory=0]": "20.00"}
+
+
+@pytest.mark.parametrize(
+    ("change", "labels"),
+    [
+        ({"strategy__temperature": 4}, {"lwf [temperature=4]", "lwf [temperature=default]"}),
+        ({"training__lr": 0.5}, {"lwf [lr=0.1]", "lwf [lr=0.5]"}),
+        ({"training__precision": "fp32"}, {"lwf [precision=auto]", "lwf [precision=fp32]"}),
+        ({"memory__selection": "random"}, {"lwf [memory.selection=herding]", "lwf [memory.selection=random]"}),
+    ],
+)
+def test_an_option_that_varies_becomes_part_of_the_method(tmp_path, change, labels):
+    for seed in range(2):
+        fake.write_run(tmp_path, fake.config("lwf", seed=seed), accuracy=20)
+        fake.write_run(tmp_path, fake.config("lwf", seed=seed, **change), accuracy=80)
+    assert set(table_of(tmp_path).index) == labels
+
+
+def test_two_custom_orders_stay_apart_and_the_data_path_does_not_matter(tmp_path):
+    fake.write_run(tmp_path, fake.config("lwf", stream__order=[0, 1]), accuracy=20)
+    fake.write_run(tmp_path, fake.config("lwf", stream__order=[1, 0]), accuracy=80)
+    assert len(table_of(tmp_path).index) == 2
+    other = tmp_path / "other"
+    fake.write_run(other, fake.config("lwf"), accuracy=20)
+    fake.write_run(other, fake.config("lwf", seed=1, dataset__root="/elsewhere"), accuracy=80)
+    assert list(table_of(other).index) == ["lwf"]
+
+
+def test_mixed_precision_is_refused(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay", seed=0), precision="bf16")
+    fake.write_run(tmp_path, fake.config("replay", seed=1), precision="fp32")
+    with pytest.raises(UserError, match=r"replay on LFS-5 mixes runs with precision bf16 and fp32"):
+        table_of(tmp_path)
+    frame, _ = summary.summarise(tmp_path)
+    assert len(tables.main_table(frame[frame["precision"] == "fp32"])) == 1
+
+
+def test_unlike_precision_between_methods_is_shown(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"), precision="bf16")
+    fake.write_run(tmp_path, fake.config("lwf"), precision="fp32")
+    assert "precision bf16 / fp32" in table_of(tmp_path).attrs["notes"][2]
+
+
+def test_runs_with_the_same_seeds_are_refused_without_the_options_that_tell_them_apart(tmp_path):
+    fake.write_run(tmp_path, fake.config("lwf"))
+    fake.write_run(tmp_path, fake.config("lwf", training__lr=0.5))
+    frame, _ = summary.summarise(tmp_path)
+    with pytest.raises(UserError, match="same seeds"):
+        tables.main_table(frame)
+
+
+def test_cells_say_what_is_missing(tmp_path):
+    for seed in range(3):
+        fake.write_run(tmp_path, fake.config("lwf", seed=seed), accuracy=50)
+        fake.write_run(tmp_path, fake.config("icarl", seed=seed), ["head", "nme"], 50, finished=seed < 2)
+        name = fake.write_run(tmp_path, fake.config("wa", seed=seed), accuracy=50, finished=seed < 1)
+        if seed == 2:
+            store.write_json(tmp_path / "runs" / name / "failure.json", {"kind": "oom"})
+        fake.write_run(tmp_path, fake.config("bic", seed=seed), finished=False)
+    table = table_of(tmp_path)
+    assert table["LFS-5"].to_dict() == {
+        "lwf": "50.00 ± 0.00",
+        "icarl (head)": "50.00 ± 0.00 (2/3)",
+        "icarl (nme)": "50.00 ± 0.00 (2/3)",
+        "wa": "50.00 (1/3, 1 failed)",
+        "bic": "– (0/3)",
+    }
+    assert "n = 3 seeds" in table.attrs["notes"][0] and "a of the b runs" in table.attrs["notes"][1]
+
+
+def test_planned_runs_without_a_folder_are_counted(tmp_path):
+    names = fake.build(tmp_path, {"lwf": ["head"], "wa": ["head"]})
+    for name in [names[0], names[1]]:
+        shutil.rmtree(tmp_path / "runs" / name)
+    table = table_of(tmp_path)
+    assert table.loc["lwf", "LFS-5"].endswith("(1/3)") and "(" not in table.loc["wa", "LFS-5"]
+    assert "2 of the 12 planned runs of the sweep have not started." in table.attrs["notes"]
+
+
+def test_a_metric_without_value_is_a_dash(tmp_path):
+    name = fake.write_run(tmp_path, fake.config("replay"))
+    path = tmp_path / "runs" / name / "result.json"
+    result = store.read_json(path)
+    result["classifiers"]["head"]["summary"]["few_accuracy"] = None
+    store.write_json(path, result)
+    table = table_of(tmp_path, "groups")
+    assert table.loc["replay", ("LFS-5", "few")] == "–" and table.loc["replay", ("LFS-5", "many")] != "–"
+
+
+def test_an_unknown_metric_is_one_clear_sentence(results):
+    with pytest.raises(UserError, match=r'no metric "acuracy".*average_accuracy_seen'):
+        table_of(results, "acuracy")
+
+
+def test_groups_follow_their_settings(results):
+    table = table_of(results, "groups")
+    assert table.columns.tolist() == [(s, g) for s in ("LFH-2", "LFS-5") for g in ("many", "medium", "few")]
+    frame, _ = summary.summarise(results)
+    cell = tables.cells(frame, "few_accuracy").set_index(["method", "setting"]).loc[("dgr", "LFS-5")]
+    assert table.loc["dgr", ("LFS-5", "few")] == f"{100 * cell['mean']:.2f} ± {100 * cell['sd']:.2f}"
+
+
+def test_write_tables_is_deterministic_and_its_csv_holds_the_numbers(results, tmp_path):
+    for repeat in ("a", "b"):
+        shutil.copytree(results, tmp_path / repeat)
+        written = tables.write_tables(tmp_path / repeat)
+    assert [path.name for path in written] == [
+        f"{name}.{suffix}"
+        for name in ("average_accuracy_seen", "last_accuracy_seen", "forgetting", "groups")
+        for suffix in ("csv", "md", "tex")
+    ]
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "a" / "tables" / path.name).read_bytes()
+    frame, _ = summary.summarise(results)
+    numbers = pd.read_csv(written[0], float_precision="round_trip")
+    np.testing.assert_array_equal(numbers["mean"], tables.cells(frame)["mean"])
+
+
+def test_a_summary_read_back_from_csv_gives_the_same_table(results):
+    frame, _ = summary.summarise(results)
+    again = pd.read_csv(io.StringIO(frame.to_csv(index=False)), float_precision="round_trip")
+    pd.testing.assert_frame_equal(tables.main_table(again), tables.main_table(frame), check_dtype=False)
+    assert tables.main_table(again).attrs == tables.main_table(frame).attrs
+
+
+def test_multi_label_results_get_tables_of_their_own(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"), accuracy=50)
+    name = fake.write_run(tmp_path, fake.config("rebll"))
+    path = tmp_path / "runs" / name / "result.json"
+    result = store.read_json(path) | {"task_kind": "multi"}
+    result["classifiers"]["head"] = {"summary": {"average_map": 0.25, "last_map": 0.2}, "curves": {"map": [0.3, 0.2]}}
+    store.write_json(path, result)
+    frame, curves = summary.summarise(tmp_path)
+    assert list(frame.columns) == [*SUMMARY_COLUMNS, "average_map", "last_map"]
+    assert curves.loc[curves["run"] == name, "map"].tolist() == [0.3, 0.2]
+    written = {path.stem: path for path in tables.write_tables(tmp_path) if path.suffix == ".md"}
+    assert "rebll" in written["average_map"].read_text() and "replay" not in written["average_map"].read_text()
+    assert "rebll" not in written["groups"].read_text()
+
+
+# --- markup
+
+
+def hostile_table():
+    table = pd.DataFrame({"LFS-10, rho=10": ["1.00 ± 0.10"]}, index=["a|b\n<script>_x_ 50% & \\input{x} $y$ #1 ~^"])
+    table.attrs = {"title": "Title_a", "notes": ["note ± rho 10", "by_label"]}
+    return table
+
+
+def test_markdown_is_one_table_whatever_the_names():
+    lines = markup.to_markdown(hostile_table()).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 3 and "<script" not in rows[2].replace("\\<script", "")
+    assert rows[2].replace("\\|", "").count("|") == 3
+    assert lines[0] == "**Title_a**" and lines[-1] == "- by_label"
+
+
+def test_latex_is_balanced_and_escaped():
+    text = markup.to_latex(hostile_table(), "main")
+    assert r"\input" not in text and r"\textbackslash{}input\{x\}" in text
+    assert r"50\% \& " in text and r"\$y\$ \#1" in text and r"LFS-10, $\rho$=10" in text and r"1.00 $\pm$ 0.10" in text
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lr}", r"\label{tab:main}"):
+        assert text.count(command) == 1
+
+
+def test_latex_groups_span_their_setting(results):
+    text = markup.to_latex(table_of(results, "groups"), "groups")
+    assert r"& \multicolumn{3}{c}{LFH-2} & \multicolumn{3}{c}{LFS-5} \\" in text
+    assert r"\cmidrule(lr){2-4} \cmidrule(lr){5-7}" in text and r"\begin{tabular}{lrrrrrr}" in text
+
+
+def test_nothing_is_bold(results):
+    body = "\n".join(line for line in markup.to_markdown(table_of(results)).splitlines() if line.startswith("|"))
+    assert "**" not in body and "textbf" not in markup.to_latex(table_of(results), "x")
+
+
+# --- README
+
+README = """# Title
+<!-- generated: table results forgetting -->
+old
+<!-- end -->
+Text stays.
+<!-- generated: strategies -->
+<!-- end -->
+<!-- generated: configs -->
+<!-- end -->
+"""
+
+
+@pytest.fixture
+def page(results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    return path
+
+
+def test_readme_blocks_are_regenerated_and_checked(page, capsys):
+    assert readme.main(["--check", "--file", str(page)]) == 1
+    assert page.read_text() == README and "+**Forgetting" in capsys.readouterr().err
+    assert readme.main(["--file", str(page)]) == 0
+    text = page.read_text()
+    assert "old\n" not in text and "\nText stays.\n" in text and text.startswith("# Title\n")
+    assert markup.to_markdown(table_of(page.parent / "results", "forgetting")) in text
+    assert "\n- `finetune`: " in text
+    assert readme.main(["--check", "--file", str(page)]) == 0
+    page.write_text(text.replace("± ", "± 1"))
+    assert readme.main(["--check", "--file", str(page)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<!-- generated: tabel x -->\n<!-- end -->\n", 'Did you mean "table"'),
+        ("<!-- generated: strategies -->\n", "needs a line"),
+        ("<!-- generated: strategies -->\n<!-- generated: configs -->\n<!-- end -->\n", "needs a line"),
+        ("<!-- generated: table -->\n<!-- end -->\n", "wrong number of arguments"),
+        ("<!-- generated: table a b c d -->\n<!-- end -->\n", "wrong number of arguments"),
+        ("<!-- generated: table nowhere -->\n<!-- end -->\n", "no folder runs/"),
+        ("<!-- generated:  -->\n<!-- end -->\n", "no generated block"),
+    ],
+)
+def test_a_wrong_block_is_one_clear_sentence(tmp_path, content, message, capsys):
+    page = tmp_path / "README.md"
+    page.write_text(content)
+    assert readme.main(["--file", str(page)]) == 2
+    assert message in capsys.readouterr().err and page.read_text() == content
+
+
+def test_the_readme_of_this_repository_is_up_to_date():
+    page = Path(__file__).parents[1] / "README.md"
+    assert readme.regenerate(page.read_text(encoding="utf-8"), page.parent) == page.read_text(encoding="utf-8")
+
+
+def test_variants_are_empty_in_a_plain_sweep(results):
+    assert set(grouping.find_variants(store.load_runs(results)).values()) == {""}
