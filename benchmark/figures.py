@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping
 from benchmark.errors import UserError
-from benchmark.store import load_runs, write_bytes
-from benchmark.summary import summarise_runs
+from benchmark.store import write_bytes
+from benchmark.summary import summarise, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,53 +48,52 @@ def accuracy_curves(
     path_stem: str | Path,
     *,
     metric: str = "accuracy_seen",
-    variants: Mapping[str, str] | None = None,
     order: Sequence[str] = (),
 ) -> list[Path]:
     """Accuracy after each experience, in percent. Writes `path_stem`.png and .pdf; returns the paths.
 
     Parameters: `curves`, from `benchmark.summary`; `metric`, accuracy_seen, accuracy_tasks or accuracy_class_mean;
-    `variants`, from `grouping.find_variants`; `order`, methods in the order of the legend, else best last value first.
+    `order`, strategies in the order of the legend, else best last value first.
     Raises UserError when there is no finished run or no such metric, or runs of one line must not be averaged.
     """
     names = {
         "accuracy_seen": "Accuracy on seen classes (%)",
         "accuracy_tasks": "Mean accuracy of experiences (%)",
         "accuracy_class_mean": "Mean per-class accuracy (%)",
+        "map": "Mean average precision on seen classes (%)",
     }
     label = names.get(metric, f"{metric.replace('_', ' ').capitalize()} (%)")
-    return _save(_curves_figure(curves, metric, label, variants, order, best_is_low=False), path_stem)
+    return _save(_curves_figure(curves, metric, label, order, best_is_low=False), path_stem)
 
 
-def forgetting_curves(
-    curves: pd.DataFrame,
-    path_stem: str | Path,
-    *,
-    variants: Mapping[str, str] | None = None,
-    order: Sequence[str] = (),
-) -> list[Path]:
-    """Forgetting (max form) from the second experience on, in percent; else as `accuracy_curves`."""
-    figure = _curves_figure(curves, "forgetting", "Forgetting (%)", variants, order, best_is_low=True)
-    return _save(figure, path_stem)
+def forgetting_curves(curves: pd.DataFrame, path_stem: str | Path, *, order: Sequence[str] = ()) -> list[Path]:
+    """Forgetting (max form) from the second experience on, in percent; else as `accuracy_curves`.
+
+    Returns [] when no run has a second experience.
+    """
+    if curves["forgetting"].isna().all():
+        return []
+    return _save(_curves_figure(curves, "forgetting", "Forgetting (%)", order, best_is_low=True), path_stem)
 
 
 def write_figures(directory: str | Path, order: Sequence[str] = ()) -> list[Path]:
-    """Write DIR/figures/accuracy.* and forgetting.* from the run folders; returns the paths."""
-    records = load_runs(directory)
-    _, curves = summarise_runs(records)
-    variants = grouping.find_variants(records)
+    """Write DIR/figures/accuracy.*, forgetting.* and, of multi-label runs, map.*; returns the paths.
+
+    Draws nothing without results. Raises UserError when runs of one line must not be averaged.
+    """
+    _, curves = summarise(directory)
     folder = Path(directory) / "figures"
-    return [
-        *accuracy_curves(curves, folder / "accuracy", variants=variants, order=order),
-        *forgetting_curves(curves, folder / "forgetting", variants=variants, order=order),
-    ]
+    written = forgetting_curves(curves, folder / "forgetting", order=order)
+    for name, metric in (("accuracy", "accuracy_seen"), ("map", "map")):
+        if metric in curves.columns and curves[metric].notna().any():
+            written += accuracy_curves(curves, folder / name, metric=metric, order=order)
+    return written
 
 
 def _curves_figure(
     curves: pd.DataFrame,
     metric: str,
     label: str,
-    variants: Mapping[str, str] | None,
     order: Sequence[str],
     best_is_low: bool,
 ) -> Figure:
@@ -103,7 +102,7 @@ def _curves_figure(
 
     if metric not in curves.columns:
         raise UserError(f'The curves hold no metric "{metric}".')
-    rows = grouping.label_rows(curves, variants)
+    rows = grouping.label_rows(curves)
     rows = rows[rows[metric].notna()]
     if rows.empty:
         raise UserError(f"There is no finished run with {metric} to draw.")
@@ -190,7 +189,7 @@ def _legend_order(rows: pd.DataFrame, metric: str, order: Sequence[str], best_is
 
 def _panel_title(part: pd.DataFrame, setting: str) -> str:
     """Dataset and setting: "cifar100, LFS-10"."""
-    dataset = grouping.text(part["dataset"].iloc[0])
+    dataset = text(part["dataset"].iloc[0])
     return setting if setting.startswith(f"{dataset} ") else f"{dataset}, {setting}"
 
 

@@ -7,14 +7,11 @@ that differs between runs of one method becomes part of the method's label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from benchmark.config import NOT_SCIENCE
 from benchmark.errors import UserError
-from benchmark.store import RunRecord, config_hash
-from benchmark.summary import PROTOCOL, short_name
+from benchmark.summary import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,21 +36,12 @@ SETTING = {
 }
 
 
-def text(value: Any) -> str:
-    """A cell value as people write it: 100.0 -> "100", a missing one -> "-"."""
-    if value is None or value != value or str(value) == "<NA>":
-        return "-"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def label_rows(frame: pd.DataFrame, variants: Mapping[str, str] | None = None) -> pd.DataFrame:
+def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy of a summary or curves frame with columns "method", "setting" and "base" (the method without classifier).
 
     Rows without a strategy (damaged folders) are dropped. A part of the protocol that differs between runs of one
     strategy goes into "setting"; one that only differs between strategies (a method without memory) into "method".
-    `variants` maps a run to the options that set it apart, from `find_variants`.
+    So do the options that set runs of one method apart, which `benchmark.summary` leaves in `frame.attrs["variants"]`.
     """
     rows = frame[frame["strategy"].notna()].copy()
     shown = {column: rows[column].map(text) for column in SETTING}
@@ -72,7 +60,8 @@ def label_rows(frame: pd.DataFrame, variants: Mapping[str, str] | None = None) -
 
     base = strategy.astype(str)
     extras = [shown[column].map(SETTING[column].format) for column in between]
-    if variants and any(variants.get(run) for run in rows["run"]):
+    variants = frame.attrs.get("variants", {})
+    if variants:
         extras.append(rows["run"].map(lambda run: variants.get(run, "")))
     if extras:
         inside = [", ".join(filter(None, parts)) for parts in zip(*extras, strict=True)]
@@ -112,36 +101,6 @@ def check_comparable(runs: pd.DataFrame, method: str, setting: str) -> None:
         )
 
 
-def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Run name -> the options, outside the summary's columns, in which runs of one method and setting differ.
-
-    A grid over `strategy.temperature` gives {"…": "temperature=1", "…": "temperature=2"}; usually all are empty.
-    """
-    flat = {record.name: _options(record.config) for record in records if record.config}
-    columns = {"strategy.name", *filter(None, PROTOCOL.values())}
-
-    def as_column(options: Mapping[str, str], path: str) -> str:
-        value = options.get(path, "")
-        return value.partition("#")[0] if path in columns else value
-
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for run, options in flat.items():
-        key = ("strategy.name", *filter(None, (PROTOCOL[column] for column in SETTING)))
-        groups.setdefault(tuple(as_column(options, path) for path in key), []).append(run)
-    differing: dict[str, set[str]] = {}
-    for (strategy, *_), runs in groups.items():
-        keys = {key for run in runs for key in flat[run]}
-        found = {key for key in keys if len({flat[run].get(key) for run in runs}) > 1}
-        differing.setdefault(strategy, set()).update(found)
-    return {
-        run: ", ".join(
-            f"{key.removeprefix('strategy.').removeprefix('training.')}={options.get(key, 'default')}"
-            for key in sorted(differing[as_column(options, "strategy.name")])
-        )
-        for run, options in flat.items()
-    }
-
-
 def protocol_notes(rows: pd.DataFrame) -> list[str]:
     """What holds for every number of labelled rows, in words: one line for the stream, one for the training."""
 
@@ -166,22 +125,6 @@ def seeds_note(rows: pd.DataFrame) -> str:
     """Which seeds differ between the runs of a cell: "varied: order_seed, training_seed"."""
     varied = [column for column in SEEDS if rows[column].dropna().nunique() > 1]
     return f"varied: {', '.join(varied)}" if varied else "none varied"
-
-
-def _options(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> text of every option that is no seed and can change a result.
-
-    What the summary abbreviates (a list, a file) is its short form, "#" and a hash, so that two of them stay apart.
-    """
-    options: dict[str, str] = {}
-    for section, values in config.items():
-        for key, value in values.items() if isinstance(values, Mapping) else ():
-            path = f"{section}.{key}"
-            if key.endswith("seed") or path in NOT_SCIENCE:
-                continue
-            short = short_name(value)
-            options[path] = text(value) if short == value else f"{text(short)}#{config_hash({'': value})[:6]}"
-    return options
 
 
 def _sortable(value: Any) -> tuple[bool, float, str]:

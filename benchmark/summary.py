@@ -5,7 +5,7 @@ Both depend on the run folders only: rows sorted by run and classifier, floats i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark import metrics
-from benchmark.store import RunRecord, load_runs, write_text
+from benchmark.config import NOT_SCIENCE
+from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,12 @@ INTEGERS = (
 
 
 def summarise(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(summary, curves) of the runs under DIR/runs; see `summarise_runs`. Raises UserError without such a folder."""
-    return summarise_runs(load_runs(directory))
+    """(summary, curves) of the runs under DIR/runs, and of those that DIR/sweep.json plans; see `summarise_runs`.
+
+    Raises UserError when DIR holds no runs.
+    """
+    records = load_runs(directory)
+    return summarise_runs(sorted([*records, *_not_started(directory, records)], key=lambda record: record.name))
 
 
 def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -64,6 +69,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
 
     Every run has a row in `summary`, whatever its status: one without a result leaves classifier and metrics empty.
     `curves` holds finished runs only. Metrics of other task kinds follow the single-label columns in sorted order.
+    Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures.
     """
     abouts: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
@@ -80,7 +86,11 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
             abouts.append({**about, "classifier": None})
             values.append({})
             curves.append({})
-    return _summary_frame(abouts, values), _curves_frame(abouts, curves)
+    frames = _summary_frame(abouts, values), _curves_frame(abouts, curves)
+    variants = find_variants(records)
+    for frame in frames:
+        frame.attrs["variants"] = variants
+    return frames
 
 
 def write_summary(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -96,6 +106,58 @@ def short_name(value: Any) -> Any:
     if isinstance(value, list | dict):
         return "custom"
     return value.rpartition(":")[2] if isinstance(value, str) and ".py:" in value else value
+
+
+def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Run name -> the options, outside the summary's columns, in which runs of one method and setting differ.
+
+    A grid over `strategy.temperature` gives {"…": "temperature=1", "…": "temperature=2"}; usually there are none.
+    """
+    flat = {record.name: _options(record.config) for record in records if record.config}
+    columns = {"strategy.name", *filter(None, PROTOCOL.values())}
+    by = ["strategy.name", *sorted(columns)]
+
+    def as_column(options: Mapping[str, str], path: str) -> str:
+        value = options.get(path, "")
+        return value.partition("#")[0] if path in columns else value
+
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for run, options in flat.items():
+        groups.setdefault(tuple(as_column(options, path) for path in by), []).append(run)
+    differing: dict[str, set[str]] = {}
+    for (strategy, *_), runs in groups.items():
+        keys = {key for run in runs for key in flat[run]}
+        found = {key for key in keys if len({flat[run].get(key) for run in runs}) > 1}
+        differing.setdefault(strategy, set()).update(found)
+    return {
+        run: ", ".join(
+            f"{key.removeprefix('strategy.').removeprefix('training.')}={options.get(key, 'default')}"
+            for key in sorted(keys)
+        )
+        for run, options in flat.items()
+        if (keys := differing[as_column(options, "strategy.name")])
+    }
+
+
+def text(value: Any) -> str:
+    """A cell value as people write it: 100.0 -> "100", a missing one -> "-"."""
+    if value is None or value != value or str(value) == "<NA>":
+        return "-"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _not_started(directory: str | Path, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs of DIR/sweep.json, {"runs": {name: config}}, that have no folder yet; [] when it cannot be read."""
+    try:
+        plan = read_json(Path(directory) / "sweep.json")
+    except (OSError, DamagedFile):
+        return []
+    planned = _mapping(_mapping(plan).get("runs"))
+    names = set(planned) - {record.name for record in records}
+    runs = Path(directory) / "runs"
+    return [RunRecord(name, runs / name, "pending", _mapping(planned[name]), {}, {}, None, {}) for name in names]
 
 
 def _about(record: RunRecord) -> dict[str, Any]:
@@ -167,6 +229,22 @@ def _lookup(config: dict[str, Any], path: str) -> Any:
     """The value at a dotted path in its short form, None when absent."""
     section, _, key = path.partition(".")
     return short_name(_mapping(config.get(section)).get(key))
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> text of every option that is no seed and can change a result.
+
+    What the summary abbreviates (a list, a file) is its short form, "#" and a hash, so that two of them stay apart.
+    """
+    options: dict[str, str] = {}
+    for section, values in config.items():
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            path = f"{section}.{key}"
+            if key.endswith("seed") or path in NOT_SCIENCE:
+                continue
+            short = short_name(value)
+            options[path] = text(value) if short == value else f"{text(short)}#{config_hash({'': value})[:6]}"
+    return options
 
 
 def _mapping(value: Any) -> dict[str, Any]:

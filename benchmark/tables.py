@@ -6,7 +6,7 @@ shows how many of its runs it holds; nothing is averaged over runs that differ i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from benchmark import grouping
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
 from benchmark.markup import to_latex, to_markdown
-from benchmark.store import DamagedFile, load_runs, read_json, write_text
-from benchmark.summary import IDENTITY, PROTOCOL, summarise_runs
+from benchmark.store import write_text
+from benchmark.summary import IDENTITY, PROTOCOL, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,14 +44,10 @@ EMPTY = "–"
 def cells(
     summary: pd.DataFrame,
     metric: str = "average_accuracy_seen",
-    *,
-    variants: Mapping[str, str] | None = None,
-    planned: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row per method and setting: method, strategy, setting, mean, sd (n - 1), n, expected, failed; fractions.
+    """One row per method and setting: method, strategy, setting, mean, sd, n, done, expected, failed; fractions.
 
-    Parameters: `summary` as from `benchmark.summary`; `variants`, from `grouping.find_variants`; `planned`, the names
-    of all runs of the sweep, which raises `expected` where runs have no folder yet.
+    `summary` is as from `benchmark.summary`; sd divides by n - 1; `expected` counts the runs of any status.
     Raises UserError on an unknown metric, on runs of one cell with unlike precision or compile, or with equal seeds.
     """
     import pandas as pd
@@ -59,12 +55,11 @@ def cells(
     metrics = [column for column in summary.columns if column not in (*IDENTITY, *PROTOCOL)]
     if metric not in metrics:
         raise UserError(f'There is no metric "{metric}" in these results.{did_you_mean(metric, metrics)}')
-    rows = label_rows(summary, variants)
+    rows = label_rows(summary)
     runs = rows.drop_duplicates("run")
     started = runs.groupby(["base", "setting"])["run"].count()
     failed = runs[runs["status"] == "failed"].groupby(["base", "setting"])["run"].count()
     finished = runs[runs["status"] == "done"].groupby(["base", "setting"])["run"].count()
-    per_cell = _planned_per_cell(runs, planned)
     has_row = set(rows.loc[rows["classifier"].notna(), "base"])
     methods = rows[rows["classifier"].notna() | ~rows["base"].isin(has_row)].drop_duplicates("method")
 
@@ -84,7 +79,7 @@ def cells(
                     "sd": values.std(ddof=1) if len(values) > 1 else float("nan"),
                     "n": len(values),
                     "done": int(finished.get(key, 0)),
-                    "expected": max(int(started.get(key, 0)), per_cell),
+                    "expected": int(started.get(key, 0)),
                     "failed": int(failed.get(key, 0)),
                 }
             )
@@ -97,18 +92,15 @@ def main_table(
     metric: str = "average_accuracy_seen",
     *,
     order: Sequence[str] = (),
-    variants: Mapping[str, str] | None = None,
-    planned: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Methods x settings as text, "45.12 ± 0.31" in percent; "(2/3)" follows where runs of the cell are missing.
 
     Rows follow `order` (strategy names), then the mean over settings, best first. `.attrs` holds "title" and "notes",
     the lines to print under the table. Parameters and errors as for `cells`.
     """
-    found = cells(summary, metric, variants=variants, planned=planned)
+    found = cells(summary, metric)
     table = _pivot(found, _row_order(found, order, ascending=metric in LOWER_IS_BETTER))
-    rows = label_rows(summary, variants)
-    table.attrs = {"title": f"{_title(metric)}. In percent.", "notes": _notes(rows, found, planned)}
+    table.attrs = {"title": f"{_title(metric)}. In percent.", "notes": _notes(summary, found)}
     return table
 
 
@@ -116,25 +108,22 @@ def groups_table(
     summary: pd.DataFrame,
     *,
     order: Sequence[str] = (),
-    variants: Mapping[str, str] | None = None,
-    planned: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Methods x (setting, many | medium | few): last-step accuracy of each group of classes; else as `main_table`."""
     import pandas as pd
 
-    found = {name: cells(summary, f"{name}_accuracy", variants=variants, planned=planned) for name in GROUPS}
-    overall = cells(summary, "last_accuracy_class_mean", variants=variants, planned=planned)
+    found = {name: cells(summary, f"{name}_accuracy") for name in GROUPS}
+    overall = cells(summary, "last_accuracy_class_mean")
     methods = _row_order(overall, order, ascending=False)
     parts = {name: _pivot(part, methods) for name, part in found.items()}
     settings = list(parts["many"].columns)
     table = pd.concat([parts[name][setting] for setting in settings for name in GROUPS], axis=1)
     table.columns = pd.MultiIndex.from_product([settings, GROUPS], names=["setting", "group"])
-    rows = label_rows(summary, variants)
     table.attrs = {
         "title": f"Accuracy of many-, medium- and few-shot classes: {LAST} {CLASS_MEAN}, by group. In percent.",
         "notes": [
             "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20.",
-            *_notes(rows, overall, planned),
+            *_notes(summary, overall),
         ],
     }
     return table
@@ -142,13 +131,11 @@ def groups_table(
 
 def load_table(directory: str | Path, metric: str = "average_accuracy_seen", order: Sequence[str] = ()) -> pd.DataFrame:
     """The printed table of one metric, or of "groups", straight from the run folders of DIR."""
-    summary, shared = _load(directory)
-    if metric == "groups":
-        return groups_table(summary, order=order, **shared)
-    return main_table(summary, metric, order=order, **shared)
+    summary, _ = summarise(directory)
+    return groups_table(summary, order=order) if metric == "groups" else main_table(summary, metric, order=order)
 
 
-def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]:
+def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequence[str] = ()) -> list[Path]:
     """Write the comparison of three metrics, and of groups, to DIR/tables/<name>.csv, .md and .tex; returns the paths.
 
     The CSV files hold numbers, one row per cell (`cells`); the others the printed table. Multi-label results give
@@ -156,7 +143,6 @@ def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]
     """
     import pandas as pd
 
-    summary, shared = _load(directory)
     folder = Path(directory) / "tables"
     written: list[Path] = []
 
@@ -170,35 +156,33 @@ def write_tables(directory: str | Path, order: Sequence[str] = ()) -> list[Path]
         part = summary[summary["task_kind"] == kind]
         for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
             if metric in part.columns:
-                write(metric, cells(part, metric, **shared), main_table(part, metric, order=order, **shared))
+                write(metric, cells(part, metric), main_table(part, metric, order=order))
         if kind == "single":
-            numbers = [cells(part, f"{name}_accuracy", **shared).assign(group=name) for name in GROUPS]
-            write("groups", pd.concat(numbers, ignore_index=True), groups_table(part, order=order, **shared))
+            numbers = [cells(part, f"{name}_accuracy").assign(group=name) for name in GROUPS]
+            write("groups", pd.concat(numbers, ignore_index=True), groups_table(part, order=order))
     return written
 
 
-def _load(directory: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    records = load_runs(directory)
-    summary, _ = summarise_runs(records)
-    return summary, {"variants": grouping.find_variants(records), "planned": planned_runs(directory)}
+def print_table(table: pd.DataFrame) -> None:
+    """Show a table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table()
+    shown.add_column("method", no_wrap=True)
+    for column in table.columns:
+        shown.add_column(Text(" ".join(column) if isinstance(column, tuple) else str(column)), justify="right")
+    for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
+        shown.add_row(Text(str(name)), *(Text(cell) for cell in row))
+    console = Console()
+    console.print(Text(table.attrs["title"], style="bold"), shown, Text("\n".join(table.attrs["notes"])), sep="\n")
 
 
-def planned_runs(directory: str | Path) -> list[str]:
-    """The run names of DIR/sweep.json, [] when there is none or it cannot be read."""
-    try:
-        sweep = read_json(Path(directory) / "sweep.json")
-    except (OSError, DamagedFile):
-        return []
-    runs = sweep.get("runs") if isinstance(sweep, dict) else None
-    return [str(name) for name in runs] if isinstance(runs, list) else []
-
-
-def _planned_per_cell(runs: pd.DataFrame, planned: Sequence[str]) -> int:
-    """Runs that every cell of the grid should have, told from the total when some have no folder yet; 0 otherwise."""
-    if not set(planned) - set(runs["run"]) or not len(runs):
-        return 0
-    combinations = runs["base"].nunique() * runs["setting"].nunique()
-    return len(planned) // combinations if len(planned) % combinations == 0 else 0
+def print_main_table(directory: str | Path, summary: pd.DataFrame) -> None:
+    """Show the main comparison in the terminal, and where the tables are."""
+    print_table(main_table(summary))
+    print(f"All tables: {Path(directory) / 'tables'}")
 
 
 def _pivot(found: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
@@ -239,13 +223,18 @@ def _title(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " ").capitalize()) + (f" ({metric})" if metric in TITLES else "")
 
 
-def _notes(rows: pd.DataFrame, found: pd.DataFrame, planned: Sequence[str]) -> list[str]:
+def _notes(summary: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """What stands under a table: the averaging, what is missing, the protocol."""
+    rows = label_rows(summary)
     complete = found[(found["done"] == found["expected"]) & (found["n"] > 0)]
     counts = sorted(set(complete["n"])) or [0]
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     notes = [f"Mean ± standard deviation (n - 1) over n = {n} seeds ({grouping.seeds_note(rows)})."]
     if (found["done"] < found["expected"]).any():
         notes.append("(a/b): a of the b runs of this cell are finished.")
-    if missing := len(set(planned) - set(rows["run"])):
-        notes.append(f"{missing} of the {len(planned)} planned runs of the sweep have not started.")
+    damaged = sorted(set(summary.loc[summary["status"] == "damaged", "run"]))
+    if damaged:
+        notes.append(
+            f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}."
+        )
     return [*notes, *grouping.protocol_notes(rows), "Classifier: the network's head, unless the method names another."]

@@ -68,11 +68,11 @@ def write_run(root, content, classifiers=("head",), accuracy=None, finished=True
 
 def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3) -> list[str]:
     """methods x protocols x seeds finished runs and a sweep.json; returns the run names."""
-    names = [
-        write_run(root, config(method, protocol, tasks, seed), classifiers)
+    runs = [
+        (config(method, protocol, tasks, seed), classifiers)
         for method, classifiers in methods.items()
         for protocol, tasks in protocols
         for seed in range(seeds)
     ]
-    store.write_json(Path(root) / "sweep.json", {"runs": names})
-    return names
+    store.write_json(Path(root) / "sweep.json", {"runs": {name_of(content): content for content, _ in runs}})
+    return [write_run(root, content, classifiers) for content, classifiers in runs]

@@ -24,12 +24,12 @@ def results(tmp_path_factory):
 
 
 def drawn(curves, metric="accuracy_seen"):
-    return figures._curves_figure(curves, metric, "y", None, (), best_is_low=False)
+    return figures._curves_figure(curves, metric, "y", (), best_is_low=False)
 
 
 def test_files_are_written_as_png_and_pdf(results):
     paths = figures.write_figures(results)
-    assert [p.name for p in paths] == ["accuracy.png", "accuracy.pdf", "forgetting.png", "forgetting.pdf"]
+    assert [p.name for p in paths] == ["forgetting.png", "forgetting.pdf", "accuracy.png", "accuracy.pdf"]
     assert paths[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and paths[1].read_bytes()[:5] == b"%PDF-"
 
 
@@ -116,10 +116,16 @@ def test_drawing_touches_no_global_state(results, tmp_path):
     assert dict(matplotlib.rcParams) == before and matplotlib.get_backend() == backend
 
 
+def test_a_single_experience_has_accuracy_but_no_forgetting_to_draw(tmp_path):
+    fake.write_run(tmp_path, fake.config("joint", tasks=1))
+    assert [path.name for path in figures.write_figures(tmp_path)] == ["accuracy.png", "accuracy.pdf"]
+
+
 def test_what_cannot_be_drawn_is_one_clear_sentence(tmp_path):
     fake.write_run(tmp_path, fake.config("replay"), finished=False)
+    assert figures.write_figures(tmp_path) == []
     with pytest.raises(UserError, match="no finished run"):
-        figures.write_figures(tmp_path)
+        figures.accuracy_curves(summary.summarise(tmp_path)[1], tmp_path / "x")
     fake.write_run(tmp_path, fake.config("replay", seed=1), precision="bf16")
     with pytest.raises(UserError, match='no metric "speed"'):
         figures.accuracy_curves(summary.summarise(tmp_path)[1], tmp_path / "x", metric="speed")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import grouping, markup, metrics, readme, store, summary, tables
+from benchmark import markup, metrics, readme, store, summary, tables
 from benchmark.errors import UserError
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
@@ -283,6 +283,7 @@ def test_runs_with_the_same_seeds_are_refused_without_the_options_that_tell_them
     fake.write_run(tmp_path, fake.config("lwf"))
     fake.write_run(tmp_path, fake.config("lwf", training__lr=0.5))
     frame, _ = summary.summarise(tmp_path)
+    frame.attrs.clear()
     with pytest.raises(UserError, match="same seeds"):
         tables.main_table(frame)
 
@@ -308,11 +309,20 @@ def test_cells_say_what_is_missing(tmp_path):
 
 def test_planned_runs_without_a_folder_are_counted(tmp_path):
     names = fake.build(tmp_path, {"lwf": ["head"], "wa": ["head"]})
-    for name in [names[0], names[1]]:
+    for name in names[:5]:
         shutil.rmtree(tmp_path / "runs" / name)
     table = table_of(tmp_path)
-    assert table.loc["lwf", "LFS-5"].endswith("(1/3)") and "(" not in table.loc["wa", "LFS-5"]
-    assert "2 of the 12 planned runs of the sweep have not started." in table.attrs["notes"]
+    assert table.loc["lwf", "LFS-5"] == "– (0/3)" and table.loc["lwf", "LFH-2"].endswith("(1/3)")
+    assert not table.loc["wa"].str.contains(r"\(").any()
+    frame, _ = summary.summarise(tmp_path)
+    assert frame["run"].tolist() == sorted(frame["run"]) and (frame["status"] == "pending").sum() == 5
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"runs": ["a"]}', '{"runs": {"a": 3}}', '{"runs": {'])
+def test_a_strange_plan_does_no_harm(tmp_path, content):
+    fake.write_run(tmp_path, fake.config("replay"), accuracy=50)
+    (tmp_path / "sweep.json").write_text(content)
+    assert table_of(tmp_path)["LFS-5"].to_dict() == {"replay": "50.00"}
 
 
 def test_a_metric_without_value_is_a_dash(tmp_path):
@@ -338,10 +348,10 @@ def test_groups_follow_their_settings(results):
     assert table.loc["dgr", ("LFS-5", "few")] == f"{100 * cell['mean']:.2f} ± {100 * cell['sd']:.2f}"
 
 
-def test_write_tables_is_deterministic_and_its_csv_holds_the_numbers(results, tmp_path):
+def test_writing_tables_is_deterministic_and_its_csv_holds_the_numbers(results, tmp_path):
     for repeat in ("a", "b"):
         shutil.copytree(results, tmp_path / repeat)
-        written = tables.write_tables(tmp_path / repeat)
+        written = tables.write_all_tables(tmp_path / repeat, summary.summarise(tmp_path / repeat)[0])
     assert [path.name for path in written] == [
         f"{name}.{suffix}"
         for name in ("average_accuracy_seen", "last_accuracy_seen", "forgetting", "groups")
@@ -371,16 +381,35 @@ def test_multi_label_results_get_tables_of_their_own(tmp_path):
     frame, curves = summary.summarise(tmp_path)
     assert list(frame.columns) == [*SUMMARY_COLUMNS, "average_map", "last_map"]
     assert curves.loc[curves["run"] == name, "map"].tolist() == [0.3, 0.2]
-    written = {path.stem: path for path in tables.write_tables(tmp_path) if path.suffix == ".md"}
+    written = {path.stem: path for path in tables.write_all_tables(tmp_path, frame) if path.suffix == ".md"}
     assert "rebll" in written["average_map"].read_text() and "replay" not in written["average_map"].read_text()
     assert "rebll" not in written["groups"].read_text()
+
+
+def test_the_table_is_printed_whatever_the_names(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    tables.print_table(hostile_table())
+    out = capsys.readouterr().out
+    assert "Title_a" in out and "note ± rho 10" in out and "1.00 ± 0.10" in out and r"\input{x}" in out
+
+
+def test_the_main_table_is_printed_with_its_place_and_what_could_not_be_read(tmp_path, capsys):
+    fake.write_run(tmp_path, fake.config("replay"), accuracy=50)
+    (tmp_path / "runs" / "zz-foreign").mkdir()
+    frame, _ = summary.summarise(tmp_path)
+    tables.print_main_table(tmp_path, frame)
+    out = capsys.readouterr().out
+    assert "replay" in out and "50.00" in out and "1 run folder could not be read: zz-foreign." in " ".join(out.split())
+    assert "tables" in out.splitlines()[-1]
 
 
 # --- markup
 
 
 def hostile_table():
-    table = pd.DataFrame({"LFS-10, rho=10": ["1.00 ± 0.10"]}, index=["a|b\n<script>_x_ 50% & \\input{x} $y$ #1 ~^"])
+    table = pd.DataFrame(
+        {"LFS-10, rho=10": ["1.00 ± 0.10"]}, index=["a|b\n<script>[red]_x_ 50% & \\input{x} $y$ #1 ~^"]
+    )
     table.attrs = {"title": "Title_a", "notes": ["note ± rho 10", "by_label"]}
     return table
 
@@ -474,4 +503,4 @@ def test_the_readme_of_this_repository_is_up_to_date():
 
 
 def test_variants_are_empty_in_a_plain_sweep(results):
-    assert set(grouping.find_variants(store.load_runs(results)).values()) == {""}
+    assert summary.find_variants(store.load_runs(results)) == {}
