@@ -1,0 +1,287 @@
+"""A stream and training runs that take a fraction of a second: what the contract trains a recipe on.
+
+Nine classes of 8x8 images with 20 to 1 training images arrive in three experiences, the last one smaller than a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor, nn
+
+from benchmark import models
+from benchmark.datasets.arrays import ImageArrays, channel_statistics
+from benchmark.loading import ArrayLoader
+from benchmark.run import evaluate
+from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
+from strategies.memory import concatenate
+from strategies.network import IncrementalNetwork
+from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
+from strategies.schedule import Schedule
+from strategies.teacher import Teacher
+from strategies.template import IncrementalLearner, Optimisation
+
+COUNTS = (20, 12, 6, 16, 9, 1, 4, 3, 2)  # training images per class in arrival order
+FROM_SCRATCH, FROM_HALF = (3, 3, 3), (5, 2, 2)  # classes per experience
+TEST_IMAGES = 6  # per class
+BATCH_SIZE = 10  # the last experience has nine images
+EPOCHS, FEW_EPOCHS = 8, 2  # few where nothing needs to be learned
+LR = 0.05
+MEMORY = MemoryPolicy(3, "per_class", "herding")
+
+
+def patterns() -> ImageArrays:
+    """Every class is a pattern of four colours plus noise."""
+    rng = np.random.default_rng(0)
+    pattern = rng.integers(0, 256, (len(COUNTS), 2, 2, 3)).repeat(4, axis=1).repeat(4, axis=2)
+
+    def noisy(per_class: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.repeat(np.arange(len(COUNTS)), per_class)
+        images = pattern[labels] + rng.normal(0, 30, (len(labels), 8, 8, 3))
+        return images.clip(0, 255).astype(np.uint8), labels
+
+    train, test = noisy(max(COUNTS)), noisy(TEST_IMAGES)
+    names = tuple(f"pattern {i}" for i in range(len(COUNTS)))
+    return ImageArrays("patterns", *train, *test, names, *channel_statistics(train[0]), flip=False)
+
+
+def pattern_stream(arrays: ImageArrays, sizes: Sequence[int] = FROM_SCRATCH) -> LongTailedBenchmark:
+    """`COUNTS` images of each class, `sizes` classes per experience."""
+    ranked = sorted(range(len(COUNTS)), key=lambda c: -COUNTS[c])
+    order = [ranked.index(c) for c in range(len(COUNTS))]  # label r has the r-th largest count
+    return long_tailed_benchmark(arrays, protocol=list(sizes), profile=[COUNTS[c] for c in ranked], order=order)
+
+
+class Watch(SupervisedPlugin):
+    """Looks on during training and evaluation: at teachers, at which parameters are trained, at logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complaints: list[str] = []  # about teachers
+        self.trainable: dict[str, bool] = {}  # requires_grad by parameter, at the first step of the experience
+        self.outputs: list[Tensor] = []  # logits of evaluation
+        self._before: dict[int, dict[str, Tensor]] = {}  # states of teachers at the first step
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.trainable, self._before = {}, {}
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self.trainable = self.trainable or trainable(strategy.model)
+        for name, teacher in teachers(strategy):
+            if id(teacher) not in self._before:
+                self._before[id(teacher)] = copied(teacher.state_dict())
+            modes = [path or "itself" for path, module in teacher.named_modules() if module.training]
+            self._complain(modes, f"{name} is in training mode")
+            wanting = [path for path, p in teacher.named_parameters() if p.requires_grad or p.grad is not None]
+            self._complain(wanting, f"{name} is not frozen")
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        for name, teacher in teachers(strategy):
+            if id(teacher) in self._before:
+                different = differences(self._before[id(teacher)], teacher.state_dict())
+                self._complain(different, f"{name} changed during an experience")
+
+    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+        self.outputs.append(strategy.mb_output.detach().float().cpu())
+
+    def _complain(self, where: list[str], sentence: str) -> None:
+        if where and not any(sentence in complaint for complaint in self.complaints):
+            self.complaints.append(f"{sentence} ({', '.join(where[:3])})")
+
+
+def teachers(strategy: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Former models that plugins hold, as a `Teacher` or as a network of their own."""
+    for plugin in strategy.plugins:
+        for name, value in vars(plugin).items():
+            model = value.model if isinstance(value, Teacher) else value
+            if isinstance(model, IncrementalNetwork) and model is not strategy.model:
+                yield f"{type(plugin).__name__}.{name}", model
+
+
+def trainable(model: nn.Module) -> dict[str, bool]:
+    """`requires_grad` of every parameter."""
+    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+@dataclass
+class Trained:
+    """A training run and what was seen of it; lists have one entry per experience where nothing else is said."""
+
+    learner: IncrementalLearner
+    stream: LongTailedBenchmark
+    arrays: ImageArrays
+    watch: Watch
+    losses: list[float] = field(default_factory=list)  # one per epoch
+    records: list[dict[str, Any]] = field(default_factory=list)  # lines of metrics.jsonl
+    predictions: list[dict[str, Tensor]] = field(default_factory=list)  # scores by classifier
+    thawed: list[str] = field(default_factory=list)  # parameters whose requires_grad was left changed
+    data_changes: list[str] = field(default_factory=list)
+    global_changes: list[str] = field(default_factory=list)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.learner.model.state_dict()
+
+    @property
+    def memories(self) -> list[Any]:
+        """Plugins that hold exemplars."""
+        return [plugin for plugin in self.learner.plugins if hasattr(plugin, "held")]
+
+
+class Workbench:
+    """Trains one recipe as often as the checks need; the plain run is shared by those that only look at it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @cached_property
+    def plain(self) -> Trained:
+        """The whole stream, default memory, seed 0."""
+        return self.train()
+
+    def parts(
+        self, memory: MemoryPolicy = MEMORY, seed: int = 0, epochs: int = EPOCHS
+    ) -> tuple[nn.Module, Parts]:
+        """A backbone and the recipe's parts, weights drawn from `seed`."""
+        torch.manual_seed(seed)
+        backbone: Any = models.build("convnet", self.recipe.last_relu)
+        context = Context(backbone.num_features, backbone, memory, seed, epochs, BATCH_SIZE, LR)
+        return backbone, self.recipe.build(context)
+
+    def start(
+        self,
+        sizes: Sequence[int] = FROM_SCRATCH,
+        memory: MemoryPolicy = MEMORY,
+        seed: int = 0,
+        epochs: int = EPOCHS,
+    ) -> Trained:
+        """A learner and its stream, nothing trained; both of its own, so that runs cannot reach each other."""
+        arrays = patterns()
+        stream = pattern_stream(arrays, sizes)
+        backbone, parts = self.parts(memory, seed, epochs)
+        watch = Watch()
+        learner = IncrementalLearner(
+            network=IncrementalNetwork(backbone, parts.head),
+            parts=parts,
+            optimisation=Optimisation(epochs, BATCH_SIZE, LR, schedule=Schedule("cosine")),
+            loader=ArrayLoader(stream.images, arrays, "none"),
+            seed=seed,
+            plugins=[watch],
+        )
+        trained = Trained(learner, stream, arrays, watch)
+        learner.on_epoch = lambda epoch, epochs, loss, images: trained.losses.append(loss)
+        return trained
+
+    def train(self, experiences: int | None = None, **settings: Any) -> Trained:
+        """Train on the first `experiences` of a stream (default: all); `settings` as in `start`."""
+        with torch.random.fork_rng(devices=[]):
+            trained = self.start(**settings)
+            self.go_on(trained, range(experiences or len(trained.stream.train_stream)))
+        return trained
+
+    def states(self) -> list[bytes]:
+        """The saved state after each experience but the last."""
+        found = []
+        with torch.random.fork_rng(devices=[]):
+            trained = self.start()
+            for t in range(len(FROM_SCRATCH) - 1):
+                self.go_on(trained, [t])
+                buffer = io.BytesIO()
+                torch.save(trained.learner.state_dict(), buffer)
+                found.append(buffer.getvalue())
+        return found
+
+    def resume(self, state: bytes, done: int) -> Trained:
+        """Load a state taken after `done` experiences into a fresh learner and train the others."""
+        with torch.random.fork_rng(devices=[]):
+            trained = self.start()
+            loaded = torch.load(io.BytesIO(state), weights_only=True)
+            trained.learner.load_state_dict(loaded, list(trained.stream.train_stream)[:done])
+            self.go_on(trained, range(done, len(FROM_SCRATCH)))
+        return trained
+
+    def go_on(self, trained: Trained, experiences: Sequence[int]) -> None:
+        """Train and evaluate experiences, and note what that changed outside the learner."""
+        data = data_fingerprint(trained)
+        with restored_global_state() as shared:
+            for t in experiences:
+                self._train_experience(trained, t)
+            trained.global_changes += differences(shared, global_state())
+        trained.data_changes += differences(data, data_fingerprint(trained))
+
+    def _train_experience(self, trained: Trained, t: int) -> None:
+        learner = trained.learner
+        learner.train(trained.stream.train_stream[t], eval_streams=[])
+        trained.thawed += differences(trained.watch.trainable, trainable(learner.model))
+        trained.records.append(evaluate(learner, trained.stream, t)[0])
+        trained.predictions.append(learner.predict(seen_tests(trained.stream, t)))
+
+
+def seen_tests(stream: LongTailedBenchmark, t: int) -> AvalancheDataset:
+    """The test images of all classes seen after experience t."""
+    return concatenate([experience.dataset for experience in stream.test_stream[: t + 1]])
+
+
+def data_fingerprint(trained: Trained) -> dict[str, Any]:
+    """Images by their bytes, experiences by their rows and labels."""
+    found: dict[str, Any] = {
+        "the training images": hashlib.sha256(trained.arrays.train_images.tobytes()).hexdigest(),
+        "the test images": hashlib.sha256(trained.arrays.test_images.tobytes()).hexdigest(),
+    }
+    for name in ("train_stream", "test_stream"):
+        for t, experience in enumerate(getattr(trained.stream, name)):
+            found[f"targets of {name}[{t}]"] = list(experience.dataset.targets)
+            found[f"sample_index of {name}[{t}]"] = list(experience.dataset.sample_index)
+    return found
+
+
+def global_state() -> dict[str, Any]:
+    """Settings of torch that a strategy shares with everything else in the process."""
+    return {
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@contextmanager
+def restored_global_state() -> Iterator[dict[str, Any]]:
+    """Yield the state on entry and put it back on exit: one bad strategy must not spoil the next."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    gradients, deterministic = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+    try:
+        yield global_state()
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        torch.use_deterministic_algorithms(deterministic)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that training cannot change."""
+    return {name: value.clone() for name, value in state.items()}
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Keys whose value (a tensor or plain) changed, appeared or vanished."""
+
+    def same(key: str) -> bool:
+        if key not in before or key not in after:
+            return False
+        old, new = before[key], after[key]
+        return torch.equal(old, new) if isinstance(old, Tensor) else old == new
+
+    return [key for key in {**before, **after} if not same(key)]
