@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
 
 import numpy as np
 import torch
@@ -51,11 +50,11 @@ def require(condition: bool, seen: str) -> None:
 
 
 def check_parts(bench: Workbench) -> None:
-    """it is a named frozen dataclass whose build(context) makes fresh parts every time"""
+    """it is a named dataclass whose build(context) makes fresh parts every time"""
     recipe, kind = bench.recipe, type(bench.recipe).__name__
     require(bool(recipe.name), f"{kind}.name is empty; a method needs a name in tables")
-    frozen = is_dataclass(recipe) and type(recipe).__dataclass_params__.frozen  # type: ignore[attr-defined]
-    require(frozen, f"{kind} is no frozen dataclass; decorate it with @dataclass(frozen=True, kw_only=True)")
+    decorated = "__dataclass_fields__" in vars(type(recipe))  # else its own fields would be no options
+    require(decorated, f"{kind} is no dataclass itself; decorate it with @dataclass(frozen=True, kw_only=True)")
     first, second = bench.parts()[1], bench.parts()[1]
     require(isinstance(first, Parts), f"build(context) returned {type(first).__name__}, not strategies.recipe.Parts")
     require(bool(first.classifiers), "Parts.classifiers is empty; the first one is the method's way to predict")

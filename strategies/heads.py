@@ -7,6 +7,7 @@ A head's columns are class ids. On imcil's streams ids are the arrival order, so
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from avalanche.models import DynamicModule
@@ -67,7 +68,9 @@ class LinearHead(GrowingHead):
 
     def __init__(self, num_features: int) -> None:
         super().__init__(num_features)
-        self.linear = nn.utils.skip_init(nn.Linear, num_features, 0)  # nothing to draw yet
+        with warnings.catch_warnings():  # nothing to draw yet, which torch would tell every time
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+            self.linear = nn.utils.skip_init(nn.Linear, num_features, 0)
 
     def extend(self, num_new: int) -> None:
         old = self.linear

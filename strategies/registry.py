@@ -98,7 +98,7 @@ def _load_file(name: str) -> type[Recipe]:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f'The strategy file "{file}" does not exist.')
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}", path)  # never the name of a real module
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
