@@ -22,6 +22,8 @@ class GrowingHead(DynamicModule):
     Subclasses implement `extend(num_new)`, which appends rows, and `scores(features)`, the unmasked logits (B, C).
     """
 
+    unseen: Tensor
+
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
@@ -87,9 +89,12 @@ class LinearHead(GrowingHead):
 class CosineHead(GrowingHead):
     """eta * cos(w_c, f) without bias; one learnable scale eta, initialised at 1, shared by all classes (LUCIR, sec. 3.2).
 
-    The rows live in two blocks, `old` and `new`: at each growth the new block moves behind the old one. With
-    `freeze_old` the old block gets no gradient and no weight decay, as in LUCIR with the less-forget constraint.
+    The rows live in two blocks: `old` holds the classes of earlier experiences, `new` all other columns; at each growth
+    the new block moves behind the old one. With `freeze_old` the old block gets no gradient and no weight decay, as in
+    LUCIR with the less-forget constraint. `new_columns` are the columns whose rows are in `new`, in its order.
     """
+
+    row_of_column: Tensor | None
 
     def __init__(self, num_features: int, freeze_old: bool = False) -> None:
         super().__init__(num_features)
@@ -97,17 +102,38 @@ class CosineHead(GrowingHead):
         self.eta = nn.Parameter(torch.ones(()))
         self.old = nn.Parameter(torch.empty(0, num_features), requires_grad=not freeze_old)
         self.new = nn.Parameter(torch.empty(0, num_features))
+        self.new_columns: list[int] = []
+        self.register_buffer("row_of_column", None, persistent=False)  # None: rows are in the order of columns
 
     @property
     def weight(self) -> Tensor:
-        """All rows (C, d), old ones first."""
-        return torch.cat([self.old, self.new])
+        """The rows of all columns (C, d); on imcil's streams old ones first."""
+        rows = torch.cat([self.old, self.new])
+        return rows if self.row_of_column is None else rows[self.row_of_column]
+
+    def adaptation(self, experience: object) -> None:
+        known = self._known()
+        super().adaptation(experience)
+        if len(self._known()) > len(known):  # classes came: those known before are old now
+            self._arrange(self.weight.detach(), known)
 
     def extend(self, num_new: int) -> None:
         bound = 1 / math.sqrt(self.num_features)
         rows = torch.empty(num_new, self.num_features).uniform_(-bound, bound).to(self.new)
-        self.old = nn.Parameter(self.weight.detach().clone(), requires_grad=not self.freeze_old)
-        self.new = nn.Parameter(rows)
+        self._arrange(torch.cat([self.weight.detach(), rows]), self._known())
+
+    def _known(self) -> list[int]:
+        return (~self.unseen).nonzero().flatten().tolist()
+
+    def _arrange(self, weight: Tensor, old_columns: list[int]) -> None:
+        """Put the rows (C, d) of `old_columns` into the old block, all others into the new one."""
+        old = set(old_columns)
+        self.new_columns = [column for column in range(len(weight)) if column not in old]
+        self.old = nn.Parameter(weight[old_columns], requires_grad=not self.freeze_old)
+        self.new = nn.Parameter(weight[self.new_columns])
+        columns = torch.tensor(old_columns + self.new_columns)
+        in_order = torch.equal(columns, torch.arange(len(weight)))
+        self.row_of_column = None if in_order else columns.argsort().to(weight.device)
 
     def cosines(self, features: Tensor) -> Tensor:
         """Unscaled cosine scores (B, C) in [-1, 1]: what margin and mimic losses compare."""

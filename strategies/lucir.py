@@ -67,7 +67,7 @@ class LessForgetPlugin(TeacherPlugin):
         features = extract_features(strategy, dataset).features
         mean_old_norm = head.old.norm(dim=1).mean()
         for label, positions in class_positions(dataset).items():
-            head.new[label - len(head.old)] = imprinted_weight(features[positions], mean_old_norm)
+            head.new[head.new_columns.index(label)] = imprinted_weight(features[positions], mean_old_norm)
 
     def combine(self, strategy: Any, loss: Tensor) -> Tensor:
         features = strategy.model.last_features
