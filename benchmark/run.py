@@ -54,6 +54,7 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     UserError : the config or the data is wrong; nothing was trained.
     """
     recipe, benchmark, arrays = prepare(run)
+    folder.failure.unlink(missing_ok=True)  # of an earlier attempt
     previous = checkpoint.latest(folder, run.hash)
     resolved = Resolved(**previous.resolved) if previous else resolve(run, benchmark, device)
     write_json(folder.config, run.model_dump(mode="json"))
@@ -85,7 +86,6 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
         state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
         checkpoint.write(folder, state)
     write_json(folder.result, result(run, benchmark, records))
-    folder.failure.unlink(missing_ok=True)
     checkpoint.remove(folder)
 
 

@@ -88,10 +88,6 @@ def write_tables(directory: Path) -> None:
 
 def write_figures(directory: Path) -> None:
     """Accuracy and forgetting curves of a results folder, PNG and PDF."""
-    from benchmark.figures import accuracy_curves, forgetting_curves
-    from benchmark.summary import summarise
+    from benchmark import figures
 
-    _, curves = summarise(directory)
-    if len(curves):
-        accuracy_curves(curves, directory / "figures" / "accuracy")
-        forgetting_curves(curves, directory / "figures" / "forgetting")
+    figures.write_figures(directory)

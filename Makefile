@@ -1,0 +1,50 @@
+# imcil: everything starts here. Needs Python 3.11 to 3.13, make and a package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+OUT ?= results/quick
+JOBS ?= auto
+
+.PHONY: help setup bench test test-all perf lint readme lock clean
+
+help:            ## show this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+setup: $(VENV)/.stamp  ## install imcil and its locked dependencies into .venv
+
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "imcil needs Python 3.11, 3.12 or 3.13; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	UV_COMPILE_BYTECODE=1 $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+bench: setup     ## the default comparison: ten methods, two protocols, three seeds (about 10 minutes on 2 cores)
+	$(BIN)/imcil sweep quick --out $(OUT) --jobs $(JOBS)
+
+test: setup      ## the test suite (under 20 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: setup  ## the test suite with its long checks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+perf: setup      ## speed against a bare PyTorch loop, written to results/perf
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmark.perf
+
+lint: setup      ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+readme: setup    ## regenerate the generated blocks of README.md from result files
+	$(BIN)/python -m benchmark.readme
+
+lock:            ## renew requirements.lock
+	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --overrides overrides.txt -o requirements.lock
+
+clean:           ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
