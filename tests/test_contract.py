@@ -133,7 +133,9 @@ def remember_with(kind: type[ExemplarMemoryPlugin]) -> Any:
 
 
 def needs_exemplars(strategy: Any) -> None:
-    assert strategy.experience.current_experience == 0 or len(strategy.adapted_dataset) > len(strategy.experience.dataset)
+    assert strategy.experience.current_experience == 0 or len(strategy.adapted_dataset) > len(
+        strategy.experience.dataset
+    )
 
 
 def noise(strategy: Any) -> None:
@@ -191,7 +193,9 @@ def freezing_stage(parts: Parts) -> None:
         return strategy.model.head.parameters()
 
     parts.stages.append(
-        Stage("tuning", 1, 8, 0.0, lambda s: s.experience.dataset, parameters, lambda s, f, z, y: s.model.head(f).mean())
+        Stage(
+            "tuning", 1, 8, 0.0, lambda s: s.experience.dataset, parameters, lambda s, f, z, y: s.model.head(f).mean()
+        )
     )
 
 
@@ -222,9 +226,13 @@ BROKEN = {
     "deterministic: a second run": hook("before_backward", noise),
     "resume: a run resumed after 1 of 3 ends with other weights": lambda parts: parts.plugins.append(Counter()),
     "resume: UnpicklingError": lambda parts: parts.plugins.append(Pickled()),
-    "teachers: DistillationPlugin.teacher is in training mode (itself": hook("before_forward", teacher_in_training_mode),
+    "teachers: DistillationPlugin.teacher is in training mode (itself": hook(
+        "before_forward", teacher_in_training_mode
+    ),
     "teachers: DistillationPlugin.teacher is not frozen": hook("before_forward", teacher_with_gradients),
-    "teachers: DistillationPlugin.teacher changed": hook("after_update", lambda s: torch.no_grad()(teacher_that_moves)(s)),
+    "teachers: DistillationPlugin.teacher changed": hook(
+        "after_update", lambda s: torch.no_grad()(teacher_that_moves)(s)
+    ),
     "parameters: requires_grad of backbone.": freezing_stage,
     "data: training changed targets of train_stream[0]": hook("after_training_exp", replaced_dataset),
     "data: training changed the training images": hook("after_training_exp", blackened_images),
@@ -262,7 +270,9 @@ def test_the_unspoiled_strategy_passes() -> None:
 
 def test_the_first_failure_is_raised_and_all_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = Broken(spoil=hook("before_backward", noise))
-    with pytest.raises(ContractError, match="^broken, deterministic: a second run with the same seed ends with other weights"):
+    with pytest.raises(
+        ContractError, match=r"^broken, deterministic: a second run with the same seed ends with other weights"
+    ):
         check_strategy(recipe)
     assert print_check(recipe) == 1
     printed = capsys.readouterr().out.splitlines()
@@ -323,7 +333,7 @@ def test_no_two_names_are_the_same_method() -> None:
         assert not same, f"{one} and {other} are the same method"
 
 
-THIRD_PARTY = '''
+THIRD_PARTY = """
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -355,7 +365,7 @@ class SmoothedReplay(Recipe):
             criterion=Smoothed(self.smoothing),
             plugins=[context.exemplars()],
         )
-'''
+"""
 
 
 def test_a_file_of_someone_else_passes_registry_config_and_check(
