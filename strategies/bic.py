@@ -92,6 +92,8 @@ class ValidationSplitPlugin(SupervisedPlugin):
         for label, positions in class_positions(dataset).items():
             rng = np.random.default_rng([self.seed, strategy.experience.current_experience, label])
             chosen += rng.permutation(positions)[: min(wanted, len(positions) - 1)].tolist()
+        if not chosen:  # no class can spare an image: nothing to learn a correction from
+            return
         self.validation = dataset.subset(sorted(chosen))
         strategy.adapted_dataset = dataset.subset(np.setdiff1d(np.arange(len(dataset)), chosen).tolist())
 

@@ -175,6 +175,14 @@ def test_bic_validation_is_balanced_and_never_a_class_s_last_image(budget: int, 
     assert len(sizes) == 2
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_a_stream_of_single_images_trains(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing to validate on, one exemplar per class, a batch of new classes that never had more."""
+    monkeypatch.setattr(workbench, "COUNTS", (3, 2, 1, 1, 1, 1, 1, 1, 1))
+    trained = Workbench(registry.get(name)()).train(memory=MemoryPolicy(1), epochs=1)
+    assert all(math.isfinite(loss) for loss in trained.losses) and len(trained.losses) == 3
+
+
 # --- equivalences --------------------------------------------------------------------------------------------------
 
 
