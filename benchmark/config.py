@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.store import config_hash
@@ -20,10 +21,19 @@ from benchmark.store import config_hash
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
 NOT_SCIENCE = ("dataset.root", "metrics.diagnostics")
+NAME_KEYS = ("strategy", "strategy.name")  # two spellings of one key
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float, int | None):
+            raise ValueError("Input should be a number")
+        return value
 
 
 class DatasetConfig(Section):
@@ -94,12 +104,25 @@ class TrainingConfig(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_switch(cls, value: Any) -> Any:
+        """YAML reads a bare on or off as true or false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class MetricsConfig(Section):
     """`groups`: few-shot classes have fewer images than the first number, many-shot more than the second."""
 
     groups: tuple[int, int] = (20, 100)
     diagnostics: bool = False
+
+    @field_validator("groups")
+    @classmethod
+    def _in_order(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError("Input should be two counts, the smaller first")
+        return value
 
 
 class RunConfig(Section):
@@ -127,7 +150,12 @@ class RunConfig(Section):
             value = science.get(section, {}).get(key, "")
             if ".py:" in value:
                 file, _, attribute = value.rpartition(":")
-                digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+                try:
+                    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+                except OSError as error:
+                    raise UserError(
+                        f'The file "{file}" of {section}.{key} cannot be read: {error.strerror}.'
+                    ) from error
                 science[section][key] = f"{digest}:{attribute}"
         return config_hash({section: values for section, values in science.items() if values})
 
@@ -190,43 +218,79 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     if not path.suffix:
         path = CONFIGS / f"{config}.yaml"
         if not path.is_file():
-            raise UserError(f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.')
-    if not path.is_file():
-        raise UserError(f"The config file {path} does not exist.")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold sections such as dataset, stream and strategy, not {type(content).__name__}.")
-    grid = content.pop("grid", None) or {}
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UserError(f"grid in {path} must map each dotted key to a list of values.")
-    changes = dict(_parse_override(text) for text in overrides)
+            raise UserError(
+                f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.'
+            )
+    content = _read(path)
+    grid = _checked_grid(content.pop("grid", None) or {}, path)
+    changes = _with_grid_options(grid, dict(_parse_override(text) for text in overrides))
     grid = _pin(grid, changes)
+    option = next((key for key in changes if key.startswith("strategy.") and key != "strategy.name"), None)
+    if option and any("strategy" in key.split(",") for key in grid):
+        raise UserError(
+            f'"{option}" is an option of one method, and the grid of {path} names several: add strategy=NAME.'
+        )
     sweep = SweepConfig(name=path.stem, base=_validated(override(content, changes)), grid=grid)
-    for key, values in grid.items():
-        fields = key.split(",")
-        if len(fields) > 1 and not all(isinstance(v, list) and len(v) == len(fields) for v in values):
-            raise UserError(f'Every point of the grid key "{key}" must be a list of {len(fields)} values.')
     sweep.runs()  # every grid value is checked before anything starts
     return sweep
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"The config file {path} does not exist.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The config file {path} cannot be read as text: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} must hold sections such as dataset, stream and strategy, not {type(content).__name__}."
+        )
+    return {str(section): values for section, values in content.items()}
+
+
+def _checked_grid(grid: Any, path: Path) -> dict[str, list[Any]]:
+    """The grid with spaces taken out of its keys; every point of a zipped key has one value for each field."""
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+        raise UserError(f"grid in {path} must map each dotted key to a list of values.")
+    checked = {"".join(str(key).split()): values for key, values in grid.items()}
+    for key, values in checked.items():
+        size = len(key.split(","))
+        if size > 1 and not all(isinstance(v, list) and len(v) == size for v in values):
+            raise UserError(f'Every point of the grid key "{key}" must be a list of {size} values.')
+    return checked
+
+
 def override(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in nested sections; "strategy" alone takes a name or a whole section."""
+    """Set dotted keys in nested sections; "strategy" alone takes a name or a whole section.
+
+    Another name drops the options set so far: they mean nothing to another method. So the name goes first.
+    """
     result = {section: dict(values) if isinstance(values, Mapping) else values for section, values in content.items()}
-    for key, value in changes.items():
-        section, _, field = key.partition(".")
-        if key == "strategy":
-            result["strategy"] = {"name": value} if isinstance(value, str) else value
+    if isinstance(result.get("strategy"), str):
+        result["strategy"] = {"name": result["strategy"]}
+    for key, value in sorted(changes.items(), key=lambda change: change[0] not in NAME_KEYS):
+        if key == "strategy" and not isinstance(value, str):
+            result["strategy"] = value
             continue
+        section, _, field = ("strategy.name" if key == "strategy" else key).partition(".")
         if not field or section not in RunConfig.model_fields:
             raise UserError(f'Unknown config key "{key}".{did_you_mean(key, _known_keys())}')
         if not isinstance(result.setdefault(section, {}), dict):
             raise UserError(f"The section {section} must hold keys and values.")
-        if key == "strategy.name" and result[section].get("name") != value:
-            result[section] = {}  # options of one method mean nothing to another
+        if key in NAME_KEYS and result[section].get("name") != value:
+            result[section] = {}
         result[section][field] = value
     return result
 
@@ -236,9 +300,22 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f'"{text}" is not an override: write key=value, for example training.epochs=2.')
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), yaml.load(value, _Loader)
     except yaml.YAMLError:
         return key.strip(), value
+
+
+def _with_grid_options(grid: dict[str, list[Any]], changes: dict[str, Any]) -> dict[str, Any]:
+    """`strategy=NAME` means the grid's point of that name, with the options it has there, where there is one such."""
+    name = changes.get("strategy", changes.get("strategy.name"))
+    for key, values in grid.items():
+        fields = key.split(",")
+        if isinstance(name, str) and "strategy" in fields:
+            points = values if len(fields) == 1 else [v[fields.index("strategy")] for v in values]
+            same = [point for point in points if isinstance(point, dict) and point.get("name") == name]
+            if same and all(point == same[0] for point in same):
+                return {"strategy": same[0], **{k: v for k, v in changes.items() if k not in NAME_KEYS}}
+    return changes
 
 
 def _pin(grid: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -263,8 +340,7 @@ def _pin(grid: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, li
 
 
 def _same_key(field: str, changes: Mapping[str, Any]) -> bool:
-    aliases = {"strategy": "strategy.name"}
-    return aliases.get(field, field) in {aliases.get(key, key) for key in changes}
+    return any(field == key or {field, key} == set(NAME_KEYS) for key in changes)
 
 
 def _known_keys() -> list[str]:
@@ -276,26 +352,31 @@ def _known_keys() -> list[str]:
 
 
 def _validated(content: Mapping[str, Any]) -> RunConfig:
-    if isinstance(content.get("strategy"), str):
-        content = {**content, "strategy": {"name": content["strategy"]}}
     try:
-        return RunConfig.model_validate(content)
+        return RunConfig.model_validate(override(content, {}))
     except ValidationError as error:
         raise UserError(_sentence(error)) from error
 
 
 def _sentence(error: ValidationError) -> str:
     """The first problem as one sentence, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"][:2])
+    problems = {".".join(map(str, problem["loc"][:2])): problem for problem in reversed(error.errors())}
+    key, first = list(problems.items())[-1]
     if first["type"] == "extra_forbidden":
-        known = _known_keys() if "." in key else list(RunConfig.model_fields)
+        known = _known_keys() if "." in key else [*RunConfig.model_fields, "grid"]
         sentence = f'Unknown config key "{key}".{did_you_mean(key, known)}'
+    elif key in RunConfig.model_fields:
+        sentence = f"The section {key} must hold keys and values, got {first['input']!r}."
     else:
-        message = first["msg"].replace("Input should be", "must be")
-        sentence = f"{key} {message[0].lower() + message[1:]}, got {first['input']!r}."
+        sentence = f"{key} {_reason(first)}"
     return sentence if len(problems) == 1 else f"{sentence} ({len(problems) - 1} more mistakes.)"
+
+
+def _reason(problem: Any) -> str:
+    """'must be a valid integer, got 'two'.'"""
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub(r", (got a number|unable to parse).*", "", message)
+    return f"{message[0].lower() + message[1:]}, got {problem['input']!r}."
 
 
 # --- checks that need the method ------------------------------------------------------------------------------------
@@ -313,6 +394,8 @@ def build_recipe(strategy: StrategyConfig) -> Any:
         recipe = registry.get(strategy.name)
     except ValueError as error:
         raise UserError(str(error)) from error
+    except Exception as error:  # whatever a strategy file or an installed package raises while it is imported
+        raise UserError(f'Strategy "{strategy.name}" cannot be imported: {type(error).__name__}: {error}.') from error
     known = [field.name for field in dataclasses.fields(recipe)]
     for option in strategy.options:
         if option not in known:
@@ -322,9 +405,10 @@ def build_recipe(strategy: StrategyConfig) -> Any:
         return TypeAdapter(recipe).validate_python(strategy.options)
     except ValidationError as error:
         first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        message = first["msg"].replace("Input should be", "must be")
-        raise UserError(f"strategy.{option} {message}, got {first['input']!r}.") from error
+        if first["loc"]:
+            raise UserError(f"strategy.{first['loc'][0]} {_reason(first)}") from error
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")  # of the recipe's own check
+        raise UserError(f'Strategy "{strategy.name}" refuses its options: {reason}.') from error
 
 
 def check(run: RunConfig) -> Any:
@@ -332,10 +416,11 @@ def check(run: RunConfig) -> Any:
     from benchmark import datasets, models
 
     if run.dataset.name not in datasets.names():
-        raise UserError(f'dataset.name "{run.dataset.name}" is unknown.{did_you_mean(run.dataset.name, datasets.names())}')
+        raise UserError(
+            f'dataset.name "{run.dataset.name}" is unknown.{did_you_mean(run.dataset.name, datasets.names())}'
+        )
     models.check(run.training.backbone)
     recipe = build_recipe(run.strategy)
     if recipe.requires_memory and run.memory.budget == 0:
         raise UserError(f'Strategy "{run.strategy.name}" needs exemplars: memory.budget is 0, it must be 1 or more.')
     return recipe
-

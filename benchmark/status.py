@@ -1,4 +1,4 @@
-"""`imcil status`: the state of every run of a results folder, read from its files alone; imports no method and no torch."""
+"""`imcil status`: the state of every run of a results folder, read from its files alone; imports no method, no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def print_status(directory: Path) -> None:
     for record in records:
         for reason in _reasons(record):
             console.print(Text(f"{_plain(record.name)}: {_plain(reason)}"), soft_wrap=True)
-    counts = Counter(record.state for record in records)
+    counts: Counter[str] = Counter(record.state for record in records)
     totals = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
     console.print(Text(f"{len(records)} runs: {totals}" if records else "0 runs"), soft_wrap=True)
 
