@@ -1,0 +1,462 @@
+"""The training loop, schedules, stages and networks; foreign Avalanche benchmarks; stock templates."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from benchmark import models
+from benchmark.loading import ArrayLoader
+from benchmark.workbench import BATCH_SIZE, COUNTS, LR, Trained, Workbench, copied, differences, seen_tests
+from strategies import registry
+from strategies.finetune import Finetune
+from strategies.heads import CosineHead, LinearHead
+from strategies.lucir import LUCIR
+from strategies.memory import concatenate
+from strategies.network import IncrementalNetwork
+from strategies.recipe import Context, MemoryPolicy, Recipe
+from strategies.replay import Replay
+from strategies.schedule import Schedule
+from strategies.stage import Stage, StageRunner
+from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation, derive_seed
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def test_multistep_falls_after_80_and_120_of_160_epochs() -> None:
+    factors = [Schedule().factor(epoch, 160) for epoch in range(160)]
+    assert factors[:80] == [1.0] * 80
+    assert factors[80:120] == pytest.approx([0.1] * 40) and factors[120:] == pytest.approx([0.01] * 40)
+
+
+def test_other_milestones_and_warm_up() -> None:
+    """LT-CIL's joint training: five epochs of linear rise, a tenth after 160 and again after 180 of 200."""
+    schedule = Schedule("multistep", (0.8, 0.9), 0.1, warmup_epochs=5)
+    factors = [schedule.factor(epoch, 200) for epoch in range(200)]
+    assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert factors[159:161] == pytest.approx([1.0, 0.1]) and factors[179:181] == pytest.approx([0.1, 0.01])
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_falls_from_one_towards_zero(warmup: int) -> None:
+    schedule = Schedule("cosine", warmup_epochs=warmup)
+    factors = [schedule.factor(epoch, 160) for epoch in range(160)][warmup:]
+    assert factors[0] == 1.0 and factors[len(factors) // 2] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 0.001 and factors == sorted(factors, reverse=True)
+
+
+def test_few_epochs_constant_and_unknown() -> None:
+    assert [Schedule().factor(epoch, 4) for epoch in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert Schedule("constant").factor(99, 100) == 1.0
+    with pytest.raises(ValueError, match=r'"step" is unknown. Valid choices: multistep, cosine, constant'):
+        Schedule("step")
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+class Spy(SupervisedPlugin):
+    """Calls functions at hooks, with the strategy."""
+
+    def __init__(self, **hooks: Any) -> None:
+        super().__init__()
+        for name, function in hooks.items():
+            setattr(self, name, lambda strategy, function=function, **kwargs: function(strategy))
+
+
+def spied(recipe: Recipe, epochs: int = 2, experiences: int = 3, **hooks: Any) -> Trained:
+    bench = Workbench(recipe)
+    trained = bench.start(epochs=epochs)
+    trained.learner.plugins.append(Spy(**hooks))
+    bench.go_on(trained, range(experiences))
+    return trained
+
+
+def test_the_optimiser_is_fresh_in_every_experience_and_follows_the_schedule() -> None:
+    optimisers: list[Any] = []
+    rates: list[float] = []
+
+    def first_step(strategy: Any) -> None:
+        if not any(strategy.optimizer is optimiser for optimiser in optimisers):
+            assert not strategy.optimizer.state  # no momentum of the experience before
+            optimisers.append(strategy.optimizer)
+        if strategy.clock.train_epoch_iterations == 0:
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    spied(Replay(), epochs=4, before_update=first_step)
+    assert len(optimisers) == 3
+    assert rates == pytest.approx([LR * Schedule("cosine").factor(epoch, 4) for epoch in range(4)] * 3)
+
+
+def test_settings_reach_the_optimiser_and_frozen_rows_do_not() -> None:
+    def look(strategy: Any) -> None:
+        (group,) = strategy.optimizer.param_groups
+        assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, False)
+        head = strategy.model.head
+        ids = {id(p) for p in group["params"]}
+        assert id(head.old) not in ids and {id(head.new), id(head.eta)} <= ids
+        assert ids == {id(p) for p in strategy.model.parameters() if p.requires_grad}
+        nonlocal_before.setdefault(strategy.experience.current_experience, head.old.detach().clone())
+        assert torch.equal(head.old, nonlocal_before[strategy.experience.current_experience])  # not even weight decay
+
+    nonlocal_before: dict[int, Tensor] = {}
+    spied(LUCIR(), after_update=look)
+    assert [len(rows) for rows in nonlocal_before.values()] == [0, 3, 6]
+
+
+def test_every_image_is_seen_once_an_epoch_exemplars_included() -> None:
+    seen: list[list[int]] = []
+
+    def count(strategy: Any) -> None:
+        seen[-1] += strategy.mb_y.tolist()
+
+    trained = spied(
+        Replay(),
+        before_training_epoch=lambda s: seen.append([]),
+        before_forward=count,
+        after_training_epoch=lambda s: None,
+    )
+    new, kept = [COUNTS[:3], COUNTS[3:6], COUNTS[6:]], [min(3, n) for n in COUNTS]
+    for t in range(3):
+        expected = [*kept[: 3 * t], *new[t]]
+        for epoch in seen[2 * t : 2 * t + 2]:
+            assert [epoch.count(label) for label in range(len(expected))] == expected
+    assert seen[0] != seen[1]  # another order
+    assert trained.learner.images_trained == 2 * (sum(kept[:6]) + sum(new[2]))
+
+
+def test_on_epoch_tells_progress_and_mean_loss() -> None:
+    told: list[tuple[int, int, float, int]] = []
+    losses: list[float] = []
+    bench = Workbench(Finetune())
+    trained = bench.start(epochs=2)
+    trained.learner.on_epoch = lambda *event: told.append(event)
+    trained.learner.plugins.append(Spy(after_update=lambda strategy: losses.append(strategy.loss.item())))
+    bench.go_on(trained, [0])
+    steps, images = math.ceil(38 / BATCH_SIZE), sum(COUNTS[:3])
+    assert [event[:2] + event[3:] for event in told] == [(1, 2, images), (2, 2, 2 * images)]
+    assert told[0][2] == pytest.approx(sum(losses[:steps]) / steps) and told[1][2] < told[0][2]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(bad: float) -> None:
+    def spoil(strategy: Any) -> None:
+        if strategy.experience.current_experience == 1 and strategy.epoch == 1:
+            strategy.loss = strategy.loss * bad
+
+    with pytest.raises(NonFiniteLossError, match=f"the loss became {bad} in epoch 2 of experience 1"):
+        spied(Finetune(), before_backward=spoil)
+
+
+@pytest.mark.parametrize("name", ["replay", "lucir", "bic"])
+def test_evaluation_between_experiences_grows_nothing_and_changes_nothing(name: str) -> None:
+    bench = Workbench(registry.get(name)())
+    trained = bench.start(epochs=2)
+    for t in range(3):
+        bench.go_on(trained, [t])
+        before = copied(trained.weights)
+        trained.learner.eval(trained.stream.test_stream)  # classes to come as well
+        trained.learner.predict(seen_tests(trained.stream, 2))
+        assert not differences(before, trained.weights)
+        assert trained.learner.model.head.num_classes == 3 * (t + 1)
+    plain = bench.train(epochs=2)
+    assert not differences(plain.weights, trained.weights)
+
+
+def test_every_experience_is_seeded_on_its_own() -> None:
+    """New head rows and batches of an experience depend on the seed and its number, not on what ran before."""
+    rows: dict[str, list[Tensor]] = {"plain": [], "disturbed": []}
+    for name in rows:
+        bench = Workbench(Finetune())
+        trained = bench.start(epochs=1)
+        spy = Spy(
+            before_training_epoch=lambda s, n=name: rows[n].append(s.model.head.linear.weight[-3:].detach().clone())
+        )
+        trained.learner.plugins.append(spy)
+        for t in range(2):
+            if name == "disturbed":
+                torch.rand(100 + t)
+            bench.go_on(trained, [t])
+    assert all(torch.equal(a, b) for a, b in zip(rows["plain"], rows["disturbed"], strict=True))
+    assert not torch.equal(rows["plain"][0], rows["plain"][1])
+
+
+def test_derived_seeds_are_stable_and_distinct() -> None:
+    assert derive_seed(0, 1) == derive_seed(0, 1) == 9034587163810503764
+    seeds = {derive_seed(a, b) for a in range(30) for b in [*range(30), "network"]}
+    assert len(seeds) == 930 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_bf16_keeps_losses_and_head_in_fp32() -> None:
+    dtypes: set[Any] = set()
+
+    def look(strategy: Any) -> None:
+        model = strategy.model
+        dtypes.add((model.last_features.dtype, strategy.mb_output.dtype, strategy.loss.dtype))
+        with strategy.autocast():
+            dtypes.add(("backbone", model.backbone(strategy.mb_x).dtype))
+        assert model.head.linear.weight.grad.dtype == torch.float32
+
+    bench = Workbench(registry.get("dgr")())
+    trained = bench.start(epochs=1)
+    trained.learner.precision = "bf16"
+    trained.learner.plugins.append(Spy(before_update=look))
+    bench.go_on(trained, range(2))
+    assert dtypes == {(torch.float32,) * 3, ("backbone", torch.bfloat16)}
+    assert all(math.isfinite(loss) for loss in trained.losses)
+
+
+# --- stages --------------------------------------------------------------------------------------------------------
+
+
+def stage(**changes: Any) -> Stage:
+    """Trains the head's bias alone on the experience's data."""
+    settings = {
+        "name": "bias",
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 0.1,
+        "data": lambda strategy: strategy.experience.dataset,
+        "parameters": lambda strategy: [strategy.model.head.linear.bias],
+        "loss": lambda strategy, features, logits, targets: strategy._criterion(strategy.model.head(features), targets),
+    }
+    return Stage(**{**settings, **changes})
+
+
+def test_a_stage_trains_its_parameters_and_nothing_else() -> None:
+    bench = Workbench(Finetune())
+    trained = bench.start(epochs=1)
+    bench.go_on(trained, [0])
+    learner = trained.learner
+    learner.experience = trained.stream.train_stream[0]
+    learner.model.train()
+    before = copied(trained.weights)
+    images = stage().run(learner, torch.Generator().manual_seed(0))
+    assert images == sum(COUNTS[:3])
+    assert differences(before, trained.weights) == ["head.linear.bias"]  # no batch statistics either
+    assert learner.model.training
+    again = copied(trained.weights)
+    learner.model.load_state_dict(before)
+    stage().run(learner, torch.Generator().manual_seed(0))
+    assert not differences(again, trained.weights)
+
+
+def test_a_stage_skips_freezes_again_and_follows_its_schedule() -> None:
+    bench = Workbench(Finetune())
+    trained = bench.start(epochs=1)
+    bench.go_on(trained, [0])
+    learner = trained.learner
+    learner.experience = trained.stream.train_stream[0]
+    before = copied(trained.weights)
+    assert stage(data=lambda strategy: None).run(learner, torch.Generator()) == 0
+    stage(lr=0.0).run(learner, torch.Generator())
+    stage(schedule=Schedule("multistep", (0.0,), gamma=0.0)).run(learner, torch.Generator())
+    assert not differences(before, trained.weights)
+    bias = learner.model.head.linear.bias.requires_grad_(False)
+    stage().run(learner, torch.Generator())
+    assert differences(before, trained.weights) == ["head.linear.bias"] and not bias.requires_grad
+
+
+def test_stages_run_after_every_plugin() -> None:
+    order: list[str] = []
+    parts = Finetune().build(Context(4, nn.Identity()))
+    parts.plugins.append(Spy(after_training_exp=lambda strategy: order.append("plugin")))
+    parts.stages.append(stage(data=lambda strategy: order.append("stage")))
+    plugins = parts.all_plugins()
+    assert isinstance(plugins[-1], StageRunner)
+    for plugin in plugins:
+        plugin.after_training_exp(SimpleNamespace(experience=SimpleNamespace(current_experience=0)))  # type: ignore[attr-defined]
+    assert order == ["plugin", "stage"]
+
+
+# --- the network ---------------------------------------------------------------------------------------------------
+
+
+def network(num_classes: int = 3) -> IncrementalNetwork:
+    made = IncrementalNetwork(models.build("convnet"), LinearHead(models.build("convnet").num_features))
+    made.head.adaptation(SimpleNamespace(classes_in_this_experience=list(range(num_classes))))
+    return made
+
+
+def test_a_copy_shares_nothing_with_its_network() -> None:
+    model, x = network(), torch.randn(4, 3, 8, 8)
+    expected = model.eval()(x)
+    teacher = copy.deepcopy(model)
+    assert teacher.last_features is None and torch.equal(teacher(x), expected)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(1)
+    assert torch.equal(teacher(x), expected) and not torch.allclose(model(x), expected)
+
+
+def test_reset_brings_back_the_first_weights_and_forgets_classes() -> None:
+    model = network()
+    first = copied(model.backbone.state_dict())
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.add_(1)
+    model.reset()
+    assert not differences(first, model.backbone.state_dict()) and model.head.num_classes == 0
+
+
+def test_a_backbone_that_cannot_be_compiled_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(module: Any, **kwargs: Any) -> Any:
+        def fail(x: Tensor) -> Tensor:
+            raise RuntimeError("no compiler\nsecond line")
+
+        return fail
+
+    model, x = network(), torch.randn(4, 3, 8, 8)
+    monkeypatch.setattr(torch, "compile", broken)
+    model.compile_backbone(batch_size=4)
+    model(x[:2])  # another batch size never goes through the compiler
+    with pytest.warns(UserWarning, match="the backbone runs uncompiled: no compiler$"):
+        logits = model(x)
+    assert logits.shape == (4, 3) and model._compiled is None
+
+
+# --- foreign benchmarks and stock templates --------------------------------------------------------------------------
+
+SHUFFLED_IDS = [7, 2, 5, 0, 8, 3, 6, 1, 4]
+CHANCE = 1 / 9
+
+
+def points(per_class: int, seed: int) -> TensorDataset:
+    """Nine patterns of 8x8 pixels plus noise."""
+    patterns = torch.randn(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    patterns = patterns.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    labels = torch.arange(9).repeat_interleave(per_class)
+    noise = torch.randn(len(labels), 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    data = TensorDataset(patterns[labels] + 0.4 * noise, labels)
+    data.targets = labels.tolist()  # type: ignore[attr-defined]
+    return data
+
+
+def foreign_benchmark() -> Any:
+    """Avalanche's own class-incremental benchmark: no sample_index, class ids in any order."""
+    return nc_benchmark(points(12, 1), points(5, 2), n_experiences=3, task_labels=False, fixed_class_order=SHUFFLED_IDS)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_our_learner_trains_on_a_foreign_benchmark(name: str) -> None:
+    torch.manual_seed(0)
+    recipe, stream = registry.get(name)(), foreign_benchmark()
+    backbone: Any = models.build("convnet", recipe.last_relu)
+    parts = recipe.build(Context(backbone.num_features, backbone, MemoryPolicy(4), 0, 6, 16, LR))
+    learner = IncrementalLearner(
+        network=IncrementalNetwork(backbone, parts.head),
+        parts=parts,
+        optimisation=Optimisation(6, 16, LR),
+        loader=ArrayLoader(None, None, "crop"),
+    )
+    for experience in stream.train_stream:
+        learner.train(experience, eval_streams=[])
+    tests = [experience.dataset for experience in stream.test_stream]
+    correct = 0
+    for dataset in tests:
+        scores = next(iter(learner.predict(dataset).values()))
+        assert scores.shape == (15, 9)
+        correct += int((scores.argmax(dim=1).cpu() == torch.tensor(list(dataset.targets))).sum())
+    assert correct / 45 > (
+        CHANCE if name == "finetune" else 2 * CHANCE
+    )  # finetuning keeps a third of the classes at most
+
+
+class FixedRows(SupervisedPlugin):
+    """Gives the rows of new classes values that depend on their place in the order of arrival alone."""
+
+    def __init__(self, arrival: list[int], from_scratch: bool) -> None:
+        super().__init__()
+        self.arrival, self.from_scratch = arrival, from_scratch
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        head = strategy.model.head
+        seen = 3 * strategy.experience.current_experience + 3
+        for place in range(0 if self.from_scratch else seen - 3, seen):
+            label = self.arrival[place]
+            row = torch.randn(head.num_features, generator=torch.Generator().manual_seed(place)) / 8
+            with torch.no_grad():
+                if isinstance(head, CosineHead):
+                    head.new[head.new_columns.index(label)] = row
+                else:
+                    head.linear.weight[label], head.linear.bias[label] = row, 0.0
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_shuffled_class_ids_change_nothing_but_the_order_of_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch an epoch, so that the order of images plays no part; BiC's split takes the first images."""
+    monkeypatch.setattr("strategies.bic.np.random.default_rng", lambda seed: SimpleNamespace(permutation=lambda p: p))
+    scores: list[dict[str, Tensor]] = []
+    for arrival_ids in (False, True):
+        recipe = registry.get(name)()
+        stream = nc_benchmark(
+            points(12, 1),
+            points(5, 2),
+            n_experiences=3,
+            task_labels=False,
+            fixed_class_order=SHUFFLED_IDS,
+            class_ids_from_zero_from_first_exp=arrival_ids,
+        )
+        torch.manual_seed(0)
+        backbone: Any = models.build("convnet", recipe.last_relu)
+        parts = recipe.build(Context(backbone.num_features, backbone, MemoryPolicy(4), 0, 4, 500, LR))
+        learner = IncrementalLearner(
+            network=IncrementalNetwork(backbone, parts.head),
+            parts=parts,
+            optimisation=Optimisation(4, 500, LR),
+            loader=ArrayLoader(None, None, "none"),
+        )
+        ids = list(range(9)) if arrival_ids else SHUFFLED_IDS
+        learner.plugins.insert(0, FixedRows(ids, from_scratch=name.startswith("joint")))
+        for experience in stream.train_stream:
+            learner.train(experience, eval_streams=[])
+        tests = concatenate([experience.dataset for experience in stream.test_stream])
+        found = learner.predict(tests)
+        scores.append({key: value[:, ids] for key, value in found.items()})
+    for classifier, shuffled in scores[0].items():
+        assert torch.allclose(shuffled, scores[1][classifier], rtol=1e-3, atol=1e-3), classifier
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("name", registry.names())
+def test_attached_to_a_stock_template(name: str, in_order: bool) -> None:
+    torch.manual_seed(0)
+    recipe = registry.get(name)()
+    stream = nc_benchmark(
+        points(12, 1),
+        points(5, 2),
+        n_experiences=3,
+        task_labels=False,
+        fixed_class_order=list(range(9)) if in_order else SHUFFLED_IDS,
+    )
+    backbone: Any = models.build("convnet", recipe.last_relu)
+    model, criterion, plugins = recipe.attach(
+        backbone, backbone.num_features, MemoryPolicy(4), epochs=6, batch_size=16, lr=LR
+    )
+    accuracy = EvaluationPlugin(accuracy_metrics(stream=True))
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4),
+        criterion=criterion,
+        plugins=plugins,
+        train_mb_size=16,
+        train_epochs=6,
+        eval_mb_size=45,
+        evaluator=accuracy,
+    )
+    for experience in stream.train_stream:
+        strategy.train(experience, eval_streams=[])
+    (seen,) = strategy.eval(stream.test_stream).values()
+    assert seen > (CHANCE if name == "finetune" else 2 * CHANCE)
+    assert torch.get_default_dtype() == torch.float32
