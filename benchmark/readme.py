@@ -5,6 +5,7 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
     table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
     strategies           every method with its one line
     configs              every config with the first comment of its file
+    perf DIR             speed against the bare loop, from the files of `make perf`
 
 With --check nothing is written: exit status 1 and a diff when the file is not up to date.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
-from benchmark.store import write_text
+from benchmark.store import read_json, write_text
 
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
@@ -48,7 +49,29 @@ def configs(root: Path) -> str:
     return _list({path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))})
 
 
-BLOCKS: dict[str, Callable[..., str]] = {"table": table, "strategies": strategies, "configs": configs}
+def perf(root: Path, directory: str) -> str:
+    """`perf DIR`."""
+    lines = ["| precision | method | images/s | bare loop | ratio (range) |", "|---|---|--:|--:|--:|"]
+    machine = ""
+    for precision in ("bf16", "fp32"):
+        record = read_json(root / directory / f"step_{precision}.json")
+        machine = record["environment"]["machine"]["processor"]
+        for name, row in record["strategies"].items():
+            low, high = row["ratio_range"]
+            speeds = f"{row['images_per_second']:.0f} | {row['bare_images_per_second']:.0f}"
+            lines.append(f"| {precision} | {name} | {speeds} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) |")
+    growth = read_json(root / directory / "growth.json")
+    ratios = ", ".join(f"{name} {row['ratio']:.3f}" for name, row in growth["strategies"].items())
+    what = f"\n{record['what'].replace(', fp32', '')}. {machine}. {growth['what'].capitalize()}: {ratios}.\n"
+    return "\n".join(lines) + "\n" + what
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "table": table,
+    "strategies": strategies,
+    "configs": configs,
+    "perf": perf,
+}
 
 
 def regenerate(content: str, root: Path) -> str:

@@ -183,7 +183,7 @@ class IncrementalLearner(SupervisedTemplate):
         """Tensors and JSON values only: loadable with `torch.load(weights_only=True)`."""
         return {
             "network": self.model.state_dict(),
-            "plugins": [plugin.state_dict() if hasattr(plugin, "state_dict") else None for plugin in self.plugins],
+            "plugins": {name: p.state_dict() for name, p in self._named_plugins().items() if hasattr(p, "state_dict")},
         }
 
     def load_state_dict(self, state: dict[str, Any], experiences: Sequence[Any]) -> None:
@@ -191,13 +191,21 @@ class IncrementalLearner(SupervisedTemplate):
         self.model.train()
         for self.experience in experiences:
             self.model = self.model_adaptation()  # grow the head to the saved width
-        for plugin, plugin_state in zip(self.plugins, state["plugins"], strict=True):
+        for name, plugin in self._named_plugins().items():
             if hasattr(plugin, "restore"):
                 plugin.restore(experiences)
-            if plugin_state is not None:
-                plugin.load_state_dict(plugin_state)
+            if hasattr(plugin, "load_state_dict"):
+                plugin.load_state_dict(state["plugins"][name])
         self.model.load_state_dict(state["network"])
         self.experience = None
+
+    def _named_plugins(self) -> dict[str, Any]:
+        """Plugins by class name and rank among their class: a plugin without state may come or go between attempts."""
+        names: dict[str, Any] = {}
+        for plugin in self.plugins:
+            kind = type(plugin).__name__
+            names[f"{kind}.{sum(name.startswith(f'{kind}.') for name in names)}"] = plugin
+        return names
 
 
 def silent_evaluator() -> EvaluationPlugin:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut; returns the sum before its ReLU."""
+    """conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut; returns the sum, before any ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,8 +39,10 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList()
         for s, width in enumerate(widths):
             stride = 1 if s == 0 else 2
-            layers = [BasicBlock(inputs, width, stride), *(BasicBlock(width, width, 1) for _ in range(blocks - 1))]
-            self.stages.append(nn.ModuleList(layers))
+            layers: list[nn.Module] = [BasicBlock(inputs, width, stride)]
+            for _ in range(blocks - 1):
+                layers += [nn.ReLU(), BasicBlock(width, width, 1)]
+            self.stages.append(nn.Sequential(*layers))
             inputs = width
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -49,14 +51,11 @@ class ResNet(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Pre-ReLU output (B, c, H, W) of every stage, and the features (B, d)."""
         x = self.stem(x)
-        maps = []
+        maps: list[Tensor] = []
         for stage in self.stages:
-            for i, block in enumerate(stage):
-                x = block(x)
-                if i == len(stage) - 1:
-                    maps.append(x)
-                    if len(maps) == len(self.stages) and not self.last_relu:
-                        break
+            x = stage(x)
+            maps.append(x)
+            if len(maps) < len(self.stages) or self.last_relu:
                 x = x.relu()  # not in place: the pre-ReLU map may be wanted
         return maps, x.mean(dim=(2, 3))
 
