@@ -32,7 +32,9 @@ class Checkpoint:
 def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Store a checkpoint atomically, then drop those older than the last two."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}, buffer)
+    torch.save(
+        {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}, buffer
+    )
     write_bytes(folder.checkpoints / f"{checkpoint.experience:04d}.pt", buffer.getvalue())
     for old in sorted(folder.checkpoints.glob("*.pt"))[:-KEPT]:
         old.unlink()
@@ -48,13 +50,15 @@ def latest(folder: RunFolder, config_hash: str) -> Checkpoint | None:
     for path in sorted(folder.checkpoints.glob("*.pt"), reverse=True):
         try:
             content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
-            found = content.pop("format")
+            found = int(content.pop("format"))
+            checkpoint = Checkpoint(**content) if found <= FORMAT else None
         except Exception as error:  # torch.load raises many types on damaged files
             warnings.warn(f"{path} is damaged ({type(error).__name__}); using the checkpoint before it", stacklevel=2)
             continue
-        if found > FORMAT:
-            raise UserError(f"{path} has checkpoint format {found}, this imcil reads up to {FORMAT}; please update imcil.")
-        checkpoint = Checkpoint(**content)
+        if checkpoint is None:
+            raise UserError(
+                f"{path} has checkpoint format {found}, this imcil reads up to {FORMAT}; please update imcil."
+            )
         if checkpoint.config_hash != config_hash:
             raise UserError(f"{path} belongs to another config; give the run another folder.")
         return checkpoint
@@ -67,4 +71,3 @@ def remove(folder: RunFolder) -> None:
         path.unlink()
     if folder.checkpoints.is_dir():
         folder.checkpoints.rmdir()
-

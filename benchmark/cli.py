@@ -8,8 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.config import RunConfig
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
 ROOMS = ("datasets", "strategies", "configs", "backbones")
@@ -17,7 +21,12 @@ ROOMS = ("datasets", "strategies", "configs", "backbones")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run a command, and return the exit status: 0, 1 for failed runs, 2 for a mistake in the input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest  # argparse takes no positional argument after an option
     warnings.filterwarnings("ignore", message="no QP solver")  # Avalanche's GEM wants one, nothing here does
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -25,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"imcil: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except KeyboardInterrupt:
+        print("\nimcil: stopped; the same command continues.", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `imcil list | head`
         sys.stderr.close()
         return 0
@@ -44,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     def takes_config(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("config", help="a YAML file, or the name of one that ships with imcil (imcil list configs)")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="override any field, e.g. training.epochs=2")
+        allows_code(sub)
+
+    def allows_code(sub: argparse.ArgumentParser) -> None:
+        help_text = "import strategy and backbone files that a config names, not only those named on this command line"
+        sub.add_argument("--allow-code", action="store_true", help=help_text)
 
     def takes_engine(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core")
@@ -64,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = add("retry", "run the failed and unfinished runs of a sweep again", _retry)
     retry.add_argument("directory", type=Path)
     takes_engine(retry)
+    allows_code(retry)
 
     stream = add("stream", "print the stream of a config, without training", _stream)
     takes_config(stream)
@@ -121,28 +139,44 @@ def _run(options: argparse.Namespace) -> int:
     from benchmark.engines import console
 
     sweep = config.load(options.config, options.overrides)
-    out = options.out or Path("results") / sweep.name
+    _check_code(options, [sweep.base])
     if options.threads is not None:
         if options.threads < 1:
             raise UserError(f"--threads must be 1 or more, got {options.threads}.")
         os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
-    return console.run_here(sweep.base, out, options.device)
+    return console.run_here(sweep.base, _out(options, sweep.name), options.device)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     from benchmark import config, sweep
 
     plan = config.load(options.config, options.overrides)
-    return sweep.run_sweep(
-        plan.runs(), options.out or Path("results") / plan.name, _jobs(options), options.device, options.fail_fast
-    )
+    runs = plan.runs()
+    _check_code(options, runs)
+    return sweep.run_sweep(runs, _out(options, plan.name), _jobs(options), options.device, options.fail_fast)
 
 
 def _retry(options: argparse.Namespace) -> int:
     from benchmark import sweep
 
     runs = sweep.planned_runs(options.directory)
+    _check_code(options, runs)
     return sweep.run_sweep(runs, options.directory, _jobs(options), options.device, options.fail_fast)
+
+
+def _out(options: argparse.Namespace, name: str) -> Path:
+    out: Path = options.out or Path("results") / name
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, and {out} is a file.")
+    return out
+
+
+def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
+    """Code in a file runs only if the file is named on this command line or --allow-code is given."""
+    named = " ".join(getattr(options, "overrides", ()))
+    for file in (file for run in runs for file in run.code_files):
+        if file not in named and not options.allow_code:
+            raise UserError(f'The config would run code from "{file}": give --allow-code if you trust it.')
 
 
 def _jobs(options: argparse.Namespace) -> int:
@@ -163,6 +197,7 @@ def _stream(options: argparse.Namespace) -> int:
     if options.plot and options.plot.suffix not in (".png", ".pdf"):
         raise UserError(f"--plot needs a file that ends in .png or .pdf, got {options.plot}.")
     plan = config.load(options.config, options.overrides)
+    _check_code(options, [plan.base])
     from benchmark.run import prepare
 
     info = prepare(plan.base)[1].info

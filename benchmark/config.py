@@ -5,6 +5,7 @@ Reading and checking a config imports neither torch nor Avalanche. Every mistake
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import re
@@ -160,6 +161,11 @@ class RunConfig(Section):
         return config_hash({section: values for section, values in science.items() if values})
 
     @property
+    def code_files(self) -> list[str]:
+        """Names of the form path/to/file.py:attribute: code from outside imcil and installed packages."""
+        return [name for name in (self.strategy.name, self.training.backbone) if ".py:" in name]
+
+    @property
     def run_name(self) -> str:
         """Folder name: readable parts and the first ten characters of the hash."""
         protocol = self.stream.protocol if isinstance(self.stream.protocol, str) else "custom"
@@ -186,7 +192,7 @@ class SweepConfig(Section):
         runs: dict[str, RunConfig] = {}
         for combination in itertools.product(*points):
             changes = {field: value for point in combination for field, value in point.items()}
-            run = _validated(override(self.base.model_dump(mode="json", exclude_defaults=True), changes))
+            run = validated(override(self.base.model_dump(mode="json", exclude_defaults=True), changes))
             runs.setdefault(run.run_name, run)
         return list(runs.values())
 
@@ -230,7 +236,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
         raise UserError(
             f'"{option}" is an option of one method, and the grid of {path} names several: add strategy=NAME.'
         )
-    sweep = SweepConfig(name=path.stem, base=_validated(override(content, changes)), grid=grid)
+    sweep = SweepConfig(name=path.stem, base=validated(override(content, changes)), grid=grid)
     sweep.runs()  # every grid value is checked before anything starts
     return sweep
 
@@ -285,8 +291,10 @@ def override(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
             result["strategy"] = value
             continue
         section, _, field = ("strategy.name" if key == "strategy" else key).partition(".")
+        if key in RunConfig.model_fields and key != "strategy":
+            raise UserError(f"{key} is a section: set one of its keys, {key}.KEY=VALUE.")
         if not field or section not in RunConfig.model_fields:
-            raise UserError(f'Unknown config key "{key}".{did_you_mean(key, _known_keys())}')
+            raise UserError(_unknown(key))
         if not isinstance(result.setdefault(section, {}), dict):
             raise UserError(f"The section {section} must hold keys and values.")
         if key in NAME_KEYS and result[section].get("name") != value:
@@ -343,15 +351,23 @@ def _same_key(field: str, changes: Mapping[str, Any]) -> bool:
     return any(field == key or {field, key} == set(NAME_KEYS) for key in changes)
 
 
-def _known_keys() -> list[str]:
-    return [
-        f"{section}.{key}"
+def _unknown(key: str) -> str:
+    """A sentence with the keys of the section that was meant, else the sections."""
+    known = [
+        f"{section}.{field}"
         for section, info in RunConfig.model_fields.items()
-        for key in info.annotation.model_fields  # type: ignore[union-attr]
+        for field in info.annotation.model_fields  # type: ignore[union-attr]
     ]
+    meant = difflib.get_close_matches(key.partition(".")[0], RunConfig.model_fields, n=1)
+    if "." in key and meant:
+        choices = [name for name in known if name.startswith(f"{meant[0]}.")]
+    else:
+        choices = [name for name in known if name.endswith(f".{key}")] or [*RunConfig.model_fields, "grid"]
+    return f'Unknown config key "{key}".{did_you_mean(key, choices)}'
 
 
-def _validated(content: Mapping[str, Any]) -> RunConfig:
+def validated(content: Mapping[str, Any]) -> RunConfig:
+    """The run that nested sections describe. Raises UserError."""
     try:
         return RunConfig.model_validate(override(content, {}))
     except ValidationError as error:
@@ -363,8 +379,7 @@ def _sentence(error: ValidationError) -> str:
     problems = {".".join(map(str, problem["loc"][:2])): problem for problem in reversed(error.errors())}
     key, first = list(problems.items())[-1]
     if first["type"] == "extra_forbidden":
-        known = _known_keys() if "." in key else [*RunConfig.model_fields, "grid"]
-        sentence = f'Unknown config key "{key}".{did_you_mean(key, known)}'
+        sentence = _unknown(key)
     elif key in RunConfig.model_fields:
         sentence = f"The section {key} must hold keys and values, got {first['input']!r}."
     else:

@@ -9,6 +9,7 @@ import io
 import platform
 import resource
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,16 @@ from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
 from benchmark.loading import ArrayLoader
 from benchmark.metrics import all_metrics
-from benchmark.store import FORMAT, RunFolder, append_jsonl, read_jsonl, write_bytes, write_json, write_text
+from benchmark.store import (
+    FORMAT,
+    DamagedFile,
+    RunFolder,
+    append_jsonl,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
@@ -54,8 +64,7 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     UserError : the config or the data is wrong; nothing was trained.
     """
     recipe, benchmark, arrays = prepare(run)
-    folder.failure.unlink(missing_ok=True)  # of an earlier attempt
-    previous = checkpoint.latest(folder, run.hash)
+    previous, lines = _progress_so_far(run, folder)
     resolved = Resolved(**previous.resolved) if previous else resolve(run, benchmark, device)
     write_json(folder.config, run.model_dump(mode="json"))
     write_json(folder.environment, environment(resolved))
@@ -68,10 +77,10 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     if previous:
         done = previous.experience
         learner.load_state_dict(previous.state, experiences[:done])
-    records = read_jsonl(folder.metrics)[:done]
-    write_text(folder.metrics, "")  # an experience after the checkpoint is trained and recorded again
-    for record in records:
-        append_jsonl(folder.metrics, record)
+    else:
+        checkpoint.remove(folder)  # unusable ones would outlive the new ones
+    write_text(folder.metrics, "".join(lines))  # an experience after the checkpoint is trained and recorded again
+    records = read_jsonl(folder.metrics)
 
     for t, experience in enumerate(experiences[done:], start=done):
         started = time.perf_counter()
@@ -86,12 +95,28 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
         state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
         checkpoint.write(folder, state)
     write_json(folder.result, result(run, benchmark, records))
+    folder.failure.unlink(missing_ok=True)  # of an earlier attempt
     checkpoint.remove(folder)
+
+
+def _progress_so_far(run: RunConfig, folder: RunFolder) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The checkpoint to continue from and metrics.jsonl up to it; a run that lost those lines starts anew."""
+    previous = checkpoint.latest(folder, run.hash)
+    try:
+        recorded = len(read_jsonl(folder.metrics))
+    except DamagedFile as error:
+        warnings.warn(f"{error} The run starts anew.", stacklevel=2)
+        return None, []
+    if previous is None or recorded < previous.experience:
+        return None, []
+    return previous, folder.metrics.read_text().splitlines(keepends=True)[: previous.experience]
 
 
 def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]:
     """Check a run against its data: recipe, stream and images, or a UserError."""
     recipe = check(run)
+    if ":" in run.training.backbone:  # from outside imcil: its mistakes come before any work
+        models.build(run.training.backbone, recipe.last_relu)
     arrays = _load_dataset(run.dataset.model_copy(update={"classes": _generated_classes(run.dataset)}))
     keep = run.dataset.classes if _generated_classes(run.dataset) is None else None
     if isinstance(keep, int):
@@ -105,10 +130,10 @@ def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.Image
     except ValueError as error:
         raise UserError(str(error)) from error
     num_classes = len(benchmark.info.class_order)
-    if recipe.requires_memory and run.memory.mode == "total" and run.memory.budget < num_classes:
+    if run.memory.mode == "total" and 0 < run.memory.budget < num_classes:
         raise UserError(
-            f"memory.budget is {run.memory.budget} in total, fewer than the {num_classes} classes: some class would hold "
-            f"no image; give at least {num_classes}."
+            f"memory.budget is {run.memory.budget} in total, fewer than the {num_classes} classes: some class would "
+            f"hold no image; give at least {num_classes}."
         )
     return recipe, benchmark, arrays
 
@@ -131,7 +156,7 @@ def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved:
     torch.manual_seed(derive_seed(training.seed, "network"))
     backbone = models.build(training.backbone, recipe.last_relu)
     context = Context(
-        num_features=backbone.num_features,
+        num_features=int(backbone.num_features),  # type: ignore[arg-type]
         backbone=backbone,
         memory=MemoryPolicy(**run.memory.model_dump()),
         seed=training.seed,
@@ -142,7 +167,7 @@ def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved:
         weight_decay=training.weight_decay,
     )
     parts = recipe.build(context)
-    network = IncrementalNetwork(backbone, parts.head).to(resolved.device, memory_format=torch.channels_last)
+    network = IncrementalNetwork(backbone, parts.head).to(memory_format=torch.channels_last).to(resolved.device)
     if resolved.compile == "on":
         network.compile_backbone(training.batch_size)
     schedule = Schedule(training.schedule, tuple(training.milestones), training.gamma, training.warmup_epochs)
@@ -160,7 +185,9 @@ def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved:
     )
 
 
-def evaluate(learner: IncrementalLearner, benchmark: LongTailedBenchmark, t: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def evaluate(
+    learner: IncrementalLearner, benchmark: LongTailedBenchmark, t: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Test every seen class: the record of metrics.jsonl, and a confusion matrix per classifier."""
     seen = concatenate([experience.dataset for experience in benchmark.test_stream[: t + 1]])
     num_seen = sum(benchmark.info.sizes[: t + 1])
@@ -216,6 +243,17 @@ def resolve(run: RunConfig, benchmark: LongTailedBenchmark, device: str) -> Reso
     return Resolved(precision, compiled, device, torch.get_num_threads())
 
 
+def check_device(device: str) -> None:
+    """Raise UserError unless tensors can be made on `device` ("auto" always can)."""
+    if device == "auto":
+        return
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f'The device "{device}" cannot be used: {reason}.') from error
+
+
 def _has_fast_bf16(device: str) -> bool:
     """True where bfloat16 has its own instructions; elsewhere it is emulated and slower than float32."""
     if device.startswith("cuda"):
@@ -230,7 +268,7 @@ def environment(resolved: Resolved) -> dict[str, Any]:
     packages = ("imcil", "torch", "torchvision", "avalanche-lib", "numpy", "pandas")
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"platform": platform.platform(), "processor": _processor(), "host": platform.node()},
+        "machine": {"platform": platform.platform(), "processor": _processor()},
         "resolved": vars(resolved),
     }
 
@@ -238,7 +276,9 @@ def environment(resolved: Resolved) -> dict[str, Any]:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _reporter(progress: Progress, t: int, experiences: int, started: float) -> Callable[[int, int, float, int], None]:
@@ -263,5 +303,5 @@ def _cost(t: int, train_seconds: float, eval_seconds: float, learner: Incrementa
 
 def _write_confusion(path: Path, confusions: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **confusions)
+    np.savez_compressed(buffer, **confusions)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

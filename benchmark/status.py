@@ -1,4 +1,4 @@
-"""`imcil status`: the state of every run of a results folder, read from its files alone; imports no method, no torch."""
+"""`imcil status`: the state of every run of a results folder, from its files alone; imports no method, no torch."""
 
 from __future__ import annotations
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, validated
 from benchmark.engines.console import LiveView
 from benchmark.engines.local import InvalidRuns, LocalEngine
 from benchmark.errors import UserError
 from benchmark.store import DamagedFile, RunFolder, read_json, write_json
 
 
-def run_sweep(runs: Sequence[RunConfig], directory: Path, jobs: int, device: str = "auto", fail_fast: bool = False) -> int:
+def run_sweep(
+    runs: Sequence[RunConfig], directory: Path, jobs: int, device: str = "auto", fail_fast: bool = False
+) -> int:
     """Carry out the runs that have no result yet; returns the exit status (1 when some failed).
 
     Raises
@@ -28,14 +30,16 @@ def run_sweep(runs: Sequence[RunConfig], directory: Path, jobs: int, device: str
     failures: dict[str, str] = {}
     if pending:
         view = LiveView([run.run_name for run in pending])
-        engine = LocalEngine(directory, jobs, device, view.event)
-        _write_plan(directory, runs)
+
+        def listen(kind: str, name: str | None, content: Any) -> None:
+            if kind == "checked":  # a mistake leaves nothing behind
+                _write_plan(directory, runs)
+            view.event(kind, name, content)
+
         try:
             with view:
-                failures = engine.run(pending, fail_fast)
+                failures = LocalEngine(directory, jobs, device, listen).run(pending, fail_fast)
         except InvalidRuns as error:
-            if not (directory / "runs").exists():
-                shutil.rmtree(directory)  # nothing was started: leave nothing behind
             name, sentence = next(iter(error.problems.items()))
             more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
             raise UserError(f"{sentence}{more}" if len(runs) == 1 else f"{sentence}{more} The run is {name}.") from None
@@ -49,30 +53,39 @@ def run_sweep(runs: Sequence[RunConfig], directory: Path, jobs: int, device: str
     for name, message in failures.items():
         print(f"failed: {name}: {message}", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr)
+        print(
+            f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr
+        )
     return 1 if failures else 0
 
 
 def planned_runs(directory: Path) -> list[RunConfig]:
     """The runs of DIR/sweep.json."""
+    path = directory / "sweep.json"
     try:
-        plan = read_json(directory / "sweep.json")
-        return [RunConfig.model_validate(config) for config in plan["runs"].values()]
+        return [validated(config) for config in _plan(directory).values()]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} holds no sweep: it has no sweep.json.") from None
+    except UserError as error:
+        raise UserError(f"{path} does not fit this imcil: {error}") from error
     except (DamagedFile, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{directory / 'sweep.json'} is damaged: {error}.") from error
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def _plan(directory: Path) -> dict[str, Any]:
+    """Name -> config of the runs of DIR/sweep.json."""
+    return dict(read_json(directory / "sweep.json")["runs"])
 
 
 def _write_plan(directory: Path, runs: Sequence[RunConfig]) -> None:
     """Remember what the sweep consists of: the runs asked for now, and earlier ones that were at least started."""
     try:
-        earlier = {run.run_name: run for run in planned_runs(directory)}
-    except UserError:
+        earlier = _plan(directory)
+    except (OSError, DamagedFile, KeyError, TypeError, ValueError):
         earlier = {}
-    kept = {name: run for name, run in earlier.items() if (directory / "runs" / name).is_dir()}
-    plan = {**kept, **{run.run_name: run for run in runs}}
-    write_json(directory / "sweep.json", {"runs": {name: run.model_dump(mode="json") for name, run in plan.items()}})
+    kept = {name: config for name, config in earlier.items() if (directory / "runs" / name).is_dir()}
+    plan = {**kept, **{run.run_name: run.model_dump(mode="json") for run in runs}}
+    write_json(directory / "sweep.json", {"runs": plan})
 
 
 def write_tables(directory: Path) -> None:

@@ -14,30 +14,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmark.config import RunConfig
+from benchmark.engines.worker import carry_out
 from benchmark.store import RunFolder
 
 
 def run_here(config: RunConfig, out: Path, device: str) -> int:
-    """Carry out one run in this process, then print its summary."""
+    """Carry out one run in this process, then print its summary; returns the exit status (1 when it failed).
+
+    Raises
+    ------
+    UserError : the config does not fit its data; nothing was started.
+    """
     from benchmark import run
     from benchmark.sweep import write_tables
 
     console = Console()
-    folder = RunFolder(out / "runs" / config.run_name)
-    with folder.lock():
-        if folder.read_result() is None:
-            view = LiveView([config.run_name])
-            with view:
-                view.event("started", config.run_name, None)
-                run.execute(config, folder, lambda event: view.event("progress", config.run_name, event), device)
-                view.event("done", config.run_name, None)
-        else:
-            console.print(f"{folder.path} is finished; its result is shown. Remove the folder to train again.")
+    name = config.run_name
+    folder = RunFolder(out / "runs" / name)
+    if folder.read_result() is None:
+        run.check_device(device)
+        run.prepare(config)  # before the folder exists
+        view = LiveView([name])
+        with view:
+            view.event("started", name, None)
+            kind, _, message = carry_out(config, out, device, lambda event: view.event("progress", name, event))
+            view.event(kind, name, None)
+        if message is not None:
+            record = f" The traceback is in {folder.failure}." if kind == "failed" else ""
+            print(f"imcil: {message}{'' if message.endswith('.') else '.'}{record}", file=sys.stderr)
+            return 1
+    else:
+        console.print(f"{folder.path} is finished; its result is shown. Remove the folder to train again.")
     result = folder.read_result()
     assert result is not None
-    for name, metrics in result["classifiers"].items():
+    for classifier, metrics in result["classifiers"].items():
         summary = {key: value for key, value in metrics["summary"].items() if value is not None}
-        console.print(f"[bold]{name}[/]: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in summary.items()))
+        console.print(f"[bold]{classifier}[/]: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in summary.items()))
     console.print(f"memory held at the end: {sum(result['memory_held'])} images")
     write_tables(out)
     return 0

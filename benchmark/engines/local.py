@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class InvalidRuns(Exception):
 @dataclass
 class _Worker:
     process: BaseProcess
-    tasks: Any
+    channel: Connection
+    ready: bool = False
     run: str | None = None
 
 
@@ -46,15 +47,14 @@ class LocalEngine:
     ----------
     directory : results folder.
     jobs : number of workers; each uses one CPU thread.
-    listener : told about every event: checked, progress, done, skipped, failed.
+    listener : told about every event: checked, started, progress, done, skipped, failed, died. Nothing was written to
+        `directory` before checked.
     """
 
     def __init__(self, directory: Path, jobs: int, device: str, listener: Listener) -> None:
         self.directory, self.jobs, self.device, self.listener = directory, jobs, device, listener
         self.context = multiprocessing.get_context("spawn")
-        self.events: Any = self.context.Queue()
-        self.workers: dict[int, _Worker] = {}
-        self.started = 0
+        self.workers: list[_Worker] = []
 
     def run(self, runs: Sequence[RunConfig], fail_fast: bool = False) -> dict[str, str]:
         """Check all runs, then carry them out. Returns failures: run name -> message.
@@ -63,53 +63,52 @@ class LocalEngine:
         ------
         InvalidRuns : a run's config does not fit its data; nothing was started.
         """
-        jobs = min(self.jobs, len(runs))
         waiting = deque((run.run_name, run.model_dump(mode="json")) for run in runs)
         failures: dict[str, str] = {}
-        problems: dict[str, str] = {}
-        idle: list[int] = []
-        checked = False
         try:
-            for _ in range(jobs):
+            for _ in range(min(self.jobs, len(waiting))):
                 self._start()
-            while waiting or any(w.run for w in self.workers.values()) or not checked:
-                for number, kind, name, content in self._next_events():
-                    if kind == "ready":
-                        if number == 0:
-                            self.workers[0].tasks.put(("check", list(waiting)))
-                        else:
-                            idle.append(number)
-                        continue
-                    if kind == "checked":
-                        if problems:
-                            raise InvalidRuns(problems)
-                        checked = True
-                        idle.append(number)
-                    elif kind == "invalid":
-                        problems[name] = content
-                        continue
-                    elif kind in ("done", "skipped", "failed"):
-                        self.workers[number].run = None
-                        idle.append(number)
-                        if kind == "failed":
-                            failures[name] = content
-                    elif kind == "died":
+            self._check(list(waiting))
+            self.listener("checked", None, None)
+            while waiting or any(w.run for w in self.workers):
+                for w in self.workers:
+                    if w.ready and w.run is None and waiting:
+                        self._assign(w, waiting.popleft())
+                for w, kind, name, content in self._next_events():
+                    if kind == "died" and waiting:
+                        self._start()
+                    if kind in ("failed", "died") and name is not None:
                         failures[name] = content
+                    if kind in ("done", "skipped", "failed"):
+                        w.run = None
                     self.listener(kind, name, content)
                 if fail_fast and failures:
                     break
-                while checked and waiting and idle:
-                    self._assign(idle.pop(), waiting.popleft())
         finally:
             self._stop()
         return failures
 
+    def _check(self, runs: list[tuple[str, dict[str, Any]]]) -> None:
+        """Have the first worker that is ready check all runs against their data."""
+        problems: dict[str, str] = {}
+        asked = False
+        while True:
+            for w, kind, name, content in self._next_events():
+                if kind == "ready" and not asked:
+                    asked = True
+                    w.channel.send(("check", runs))
+                elif kind == "invalid" and name is not None:
+                    problems[name] = content
+                elif kind == "died":
+                    raise RuntimeError(f"{content} while the runs were checked; its error is printed above")
+                elif kind == "checked":
+                    if problems:
+                        raise InvalidRuns(problems)
+                    return
+
     def _start(self) -> None:
-        number, self.started = self.started, self.started + 1
-        tasks = self.context.Queue()
-        process = self.context.Process(
-            target=worker.main, args=(number, self.directory, self.device, tasks, self.events), daemon=True
-        )
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=worker.main, args=(theirs, self.directory, self.device), daemon=True)
         previous = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # several one-thread runs beat one run on several threads
         process.start()
@@ -117,39 +116,45 @@ class LocalEngine:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = previous
-        self.workers[number] = _Worker(process, tasks)
+        theirs.close()  # the worker holds the only one: its death closes the channel
+        self.workers.append(_Worker(process, ours))
 
-    def _assign(self, number: int, run: tuple[str, dict[str, Any]]) -> None:
-        self.workers[number].run = run[0]
-        self.workers[number].tasks.put(("run", *run))
+    def _assign(self, w: _Worker, run: tuple[str, dict[str, Any]]) -> None:
+        w.run = run[0]
+        with suppress(OSError):  # it just died: the next event says so
+            w.channel.send(("run", *run))
         self.listener("started", run[0], None)
 
-    def _next_events(self) -> list[tuple[int, str, str, Any]]:
-        """Events so far, at least one second's worth; a dead worker becomes one, and is replaced."""
-        events = []
-        with suppress(queue.Empty):
-            events.append(self.events.get(timeout=1.0))
-            while True:
-                events.append(self.events.get_nowait())
-        for number, dead in [(n, w) for n, w in self.workers.items() if not w.process.is_alive()]:
-            if any(event[0] == number for event in events):
-                continue  # hear its last words first
-            del self.workers[number]
-            message = f"the worker process died (exit code {dead.process.exitcode})"
-            if dead.run is None:
-                raise RuntimeError(f"{message} before it took a run; its error is printed above")
-            worker.record_failure(RunFolder(self.directory / "runs" / dead.run), "killed", message, "")
-            events.append((number, "died", dead.run, message))
-            self._start()
+    def _next_events(self) -> list[tuple[_Worker, str, str | None, Any]]:
+        """Messages that came within a second; the death of a worker is its last one."""
+        events: list[tuple[_Worker, str, str | None, Any]] = []
+        by_channel = {w.channel: w for w in self.workers}
+        for channel in wait(list(by_channel), timeout=1.0):
+            w = by_channel[channel]  # type: ignore[index]
+            try:
+                while w.channel.poll():
+                    kind, name, content = w.channel.recv()
+                    w.ready = True
+                    events.append((w, kind, name, content))
+            except (EOFError, OSError):
+                events.append((w, "died", w.run, self._bury(w)))
         return events
 
+    def _bury(self, w: _Worker) -> str:
+        """Take a dead worker off the list and record what it cost; returns a message."""
+        self.workers.remove(w)
+        w.process.join(timeout=10)
+        message = f"the worker process died (exit code {w.process.exitcode})"
+        if not w.ready:
+            raise RuntimeError(f"{message} before it took a run; its error is printed above")
+        if w.run is not None:
+            worker.record_failure(RunFolder(self.directory / "runs" / w.run), "killed", message, "")
+        return message
+
     def _stop(self) -> None:
-        for w in self.workers.values():
-            if w.run is None and w.process.is_alive():
-                w.tasks.put(None)
-            else:
-                w.process.terminate()
-        for w in self.workers.values():
+        for w in self.workers:
+            w.process.terminate()
+        for w in self.workers:
             w.process.join(timeout=10)
             if w.process.is_alive():
                 w.process.kill()

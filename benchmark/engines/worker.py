@@ -1,15 +1,20 @@
 """A worker process: imports torch once, checks or carries out the runs it is given, reports what happens.
 
-Messages to a worker: ("check", [(name, config), …]), ("run", name, config), None to end. Messages from it:
-(worker, kind, name, content) with kind ready, invalid, progress, done, skipped or failed.
+Messages to a worker: ("check", [(name, config), …]), ("run", name, config). Messages from it: (kind, name, content),
+kind one of ready, invalid, checked, progress, done, skipped, failed. It ends with its parent.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import traceback
 import warnings
-from multiprocessing.queues import Queue
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +23,10 @@ from benchmark.errors import UserError
 from benchmark.store import AlreadyRunning, RunFolder, read_json, write_json
 
 
-def main(worker: int, directory: Path, device: str, tasks: Queue[Any], events: Queue[Any]) -> None:
-    """Serve tasks until None comes."""
+def main(channel: Connection, directory: Path, device: str) -> None:
+    """Serve tasks until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore", message="no QP solver")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import torch
@@ -27,23 +34,44 @@ def main(worker: int, directory: Path, device: str, tasks: Queue[Any], events: Q
     from benchmark import run  # imports Avalanche: seconds, paid once per worker
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    events.put((worker, "ready", None, None))
-    while (task := tasks.get()) is not None:
-        kind, *content = task
+    channel.send(("ready", None, None))
+    while True:
+        try:
+            kind, *content = channel.recv()
+        except EOFError:
+            return
         if kind == "check":
             for name, config in content[0]:
                 try:
+                    run.check_device(device)
                     run.prepare(RunConfig.model_validate(config))
                 except UserError as error:
-                    events.put((worker, "invalid", name, str(error)))
-            events.put((worker, "checked", None, None))
-            continue
-        name, config = content
-        events.put((worker, *carry_out(RunConfig.model_validate(config), directory, device, worker, events)))
+                    channel.send(("invalid", name, str(error)))
+                except Exception:  # not the user's mistake: the run itself will fail and record it
+                    continue
+            channel.send(("checked", None, None))
+        else:
+            name, config = content
+            channel.send(
+                carry_out(
+                    RunConfig.model_validate(config),
+                    directory,
+                    device,
+                    lambda event, name=name: channel.send(("progress", name, event)),  # type: ignore[misc]
+                )
+            )
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed leaves no worker behind."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def carry_out(
-    config: RunConfig, directory: Path, device: str, worker: int, events: Queue[Any]
+    config: RunConfig, directory: Path, device: str, progress: Callable[[dict[str, Any]], None]
 ) -> tuple[str, str, str | None]:
     """One run with its lock held; a failure becomes failure.json. Returns (kind, run name, message)."""
     from benchmark import run
@@ -54,13 +82,15 @@ def carry_out(
         with folder.lock():
             if folder.read_result() is not None:
                 return "skipped", name, None
-            run.execute(config, folder, lambda event: events.put((worker, "progress", name, event)), device)
+            run.execute(config, folder, progress, device)
             return "done", name, None
     except AlreadyRunning as error:
         return "skipped", name, str(error)
     except Exception as error:  # a failed run is a value: the sweep goes on
-        record_failure(folder, kind_of(error), f"{type(error).__name__}: {error}", traceback.format_exc())
-        return "failed", name, f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # a full disk cannot hold this either
+            record_failure(folder, kind_of(error), message, traceback.format_exc())
+        return "failed", name, message
 
 
 def kind_of(error: BaseException) -> str:
