@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import torchvision
@@ -31,7 +32,10 @@ def torchvision_backbone(name: str) -> nn.Module:
     if name not in available:
         raise UserError(f'training.backbone "torchvision:{name}" is unknown.{did_you_mean(name, available)}')
     model = torchvision.models.get_model(name, weights=None)
-    last, layer = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UserError(f'training.backbone "torchvision:{name}" has no linear layer at its end to take off.')
+    last, layer = layers[-1]
     parent, _, attribute = last.rpartition(".")
     setattr(model.get_submodule(parent), attribute, nn.Identity())
     return Headless(model, layer.in_features)
@@ -40,9 +44,10 @@ def torchvision_backbone(name: str) -> nn.Module:
 def user_backbone(name: str) -> nn.Module:
     """`path/to/file.py:function`, called without arguments; the result needs `num_features` and `forward(x)`."""
     file, _, attribute = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec = importlib.util.spec_from_file_location(f"imcil_file_{Path(file).stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
     spec.loader.exec_module(module)
     if not hasattr(module, attribute):
         raise UserError(f'"{file}" (training.backbone) defines no "{attribute}".')
