@@ -10,7 +10,7 @@ import platform
 import resource
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.core import BasePlugin
 
 from benchmark import checkpoint, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
@@ -36,6 +37,7 @@ from benchmark.store import (
     write_text,
 )
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
+from strategies.diagnostics import DiagnosticsPlugin
 from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Recipe
@@ -71,7 +73,8 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     write_json(folder.stream, benchmark.info.to_json())
 
     loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation, resolved.device)
-    learner = build_learner(run, recipe, loader, resolved)
+    observers = [DiagnosticsPlugin()] if run.metrics.diagnostics else []
+    learner = build_learner(run, recipe, loader, resolved, observers)
     experiences = list(benchmark.train_stream)
     done = 0
     if previous:
@@ -79,6 +82,8 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
         learner.load_state_dict(previous.state, experiences[:done])
     else:
         checkpoint.remove(folder)  # unusable ones would outlive the new ones
+    if not done:
+        folder.diagnostics.unlink(missing_ok=True)
     write_text(folder.metrics, "".join(lines))  # an experience after the checkpoint is trained and recorded again
     records = read_jsonl(folder.metrics)
 
@@ -91,6 +96,8 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
         _write_confusion(folder.confusion_of(t), confusion)
         append_jsonl(folder.metrics, record)
         records.append(record)
+        for observer in observers:
+            append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
         append_jsonl(folder.cost, _cost(t, trained - started, time.perf_counter() - trained, learner))
         state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
         checkpoint.write(folder, state)
@@ -150,7 +157,13 @@ def _load_dataset(dataset: DatasetConfig) -> datasets.ImageArrays:
     return datasets.load(**dataset.model_dump())
 
 
-def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved: Resolved) -> IncrementalLearner:
+def build_learner(
+    run: RunConfig,
+    recipe: Recipe,
+    loader: ArrayLoader,
+    resolved: Resolved,
+    observers: Sequence[BasePlugin] = (),
+) -> IncrementalLearner:
     """Network, parts and template of a run, its weights drawn from the training seed."""
     training = run.training
     torch.manual_seed(derive_seed(training.seed, "network"))
@@ -182,6 +195,7 @@ def build_learner(run: RunConfig, recipe: Recipe, loader: ArrayLoader, resolved:
         device=resolved.device,
         precision=resolved.precision,
         seed=training.seed,
+        plugins=observers,
     )
 
 

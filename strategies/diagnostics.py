@@ -55,7 +55,7 @@ class DiagnosticsPlugin(SupervisedPlugin):
             "ce_gradient_norm": None if self._norms is None else (self._norms / max(self._steps, 1)).tolist(),
             "weight_norm": weight.detach().norm(dim=1).tolist(),
             "bias": head.linear.bias.detach().tolist() if linear else None,
-            "scale": float(head.eta) if isinstance(head, CosineHead) else None,
+            "scale": float(head.eta.detach()) if isinstance(head, CosineHead) else None,
             "plugins": {
                 type(plugin).__name__: plugin.diagnostics()
                 for plugin in strategy.plugins

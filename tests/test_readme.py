@@ -1,0 +1,73 @@
+"""The README is true: its generated blocks are up to date, its example is a working method, its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark import readme
+from benchmark.cli import main
+from benchmark.reference import LARGEST
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCES = sorted((ROOT / "results" / "reference").glob("*/runs"))
+
+
+def example() -> str:
+    """The method of "Add your method", as printed."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return next(block for block in blocks if "class Mine" in block)
+
+
+def test_generated_blocks_are_up_to_date() -> None:
+    assert readme.regenerate(README, ROOT) == README, "run `make readme`"
+
+
+def test_the_example_is_short_and_passes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.contract import check_strategy
+    from strategies import registry
+
+    assert len(example().splitlines()) <= 40
+    (tmp_path / "mine.py").write_text(example())
+    monkeypatch.chdir(tmp_path)
+    check_strategy(registry.get("mine.py:Mine")())
+
+
+def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = set(re.findall(r"\bimcil ([a-z]+)\b", README))
+    assert {"run", "sweep", "stream", "check", "status", "retry"} <= commands
+    for command in commands:
+        with pytest.raises(SystemExit) as leaving:
+            main([command, "--help"])
+        assert leaving.value.code == 0, command
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("runs", REFERENCES, ids=lambda path: path.parent.name)
+def test_committed_runs_are_small_and_whole(runs: Path) -> None:
+    folders = [folder for folder in runs.iterdir() if folder.is_dir()]
+    assert folders
+    for folder in folders:
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert {"config.json", "environment.json", "stream.json", "result.json"} <= files, folder
+        assert sum(name.startswith("confusion/") for name in files) == 1, folder
+        assert sum((folder / name).stat().st_size for name in files) <= LARGEST, folder
+
+
+def test_committed_tables_follow_from_the_committed_runs(tmp_path: Path) -> None:
+    """summary.csv and curves.csv are rebuilt from the run folders, byte for byte."""
+    from benchmark.summary import summarise, write_summary
+
+    assert REFERENCES, "no reference results are committed"
+    for runs in REFERENCES:
+        target = tmp_path / runs.parent.name
+        target.mkdir()
+        (target / "runs").symlink_to(runs, target_is_directory=True)
+        (target / "sweep.json").write_bytes((runs.parent / "sweep.json").read_bytes())
+        write_summary(target)
+        for name in ("summary.csv", "curves.csv"):
+            assert (target / name).read_bytes() == (runs.parent / name).read_bytes(), f"{runs.parent / name}"
+        assert len(summarise(target)[0])
