@@ -111,6 +111,7 @@ class InMemoryBatches:
 
     images: Tensor | np.ndarray  # uint8 (N, H, W, 3)
     rows: np.ndarray  # row of `images` per sample
+    visits: int  # samples in one pass
     labels: Tensor
     batch_size: int
     augment: Augment
@@ -121,7 +122,7 @@ class InMemoryBatches:
     device: torch.device
 
     def __len__(self) -> int:
-        return len(self._sizes(len(self.rows)))
+        return len(self._sizes(self.visits))
 
     def _sizes(self, n: int) -> list[int]:
         """Batch sizes; a last batch of one image joins the one before (batch norm cannot use a single value)."""
@@ -180,7 +181,7 @@ class ArrayLoader:
         generator = generator or torch.Generator()
         index, labels = attribute_array(dataset.sample_index), attribute_array(dataset.targets)
         source, rows = self._source(index)
-        n = len(index)
+        n = len(index) if sampler is None else len(sampler)
 
         def order() -> Tensor:
             if sampler is not None:
@@ -188,17 +189,18 @@ class ArrayLoader:
             return torch.randperm(n, generator=generator) if train else torch.arange(n)
 
         return InMemoryBatches(
-            source, rows, torch.from_numpy(labels), batch_size, self.augment if train else self.plain, order, generator,
-            self.scale, self.offset, self.device,
+            source, rows, n, torch.from_numpy(labels), batch_size, self.augment if train else self.plain, order,
+            generator, self.scale, self.offset, self.device,
         )  # fmt: skip
 
     def _source(self, index: np.ndarray) -> tuple[Tensor | np.ndarray, np.ndarray]:
         """The array that holds these samples, and their rows in it. Training and test images never share a batch."""
         assert self.images is not None
         first_test = len(self.images.train)
-        if len(index) and index[0] >= first_test:
-            return self.images.test, index - first_test
-        return self.images.train, index
+        is_test = index >= first_test
+        if is_test.any() and not is_test.all():
+            raise ValueError("A dataset joins training and test images; load them one after the other.")
+        return (self.images.test, index - first_test) if is_test.any() else (self.images.train, index)
 
 
 def attribute_array(attribute: Iterable[int]) -> np.ndarray:
