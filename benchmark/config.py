@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from benchmark.errors import UserError, did_you_mean
+from benchmark.overrides import checked_grid, override, parse_override, pin, read, with_grid_options
 from benchmark.store import config_hash
 
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
 NOT_SCIENCE = ("dataset.root", "metrics.diagnostics")
-NAME_KEYS = ("strategy", "strategy.name")  # two spellings of one key
 
 
 class Section(BaseModel):
@@ -227,128 +226,20 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
             raise UserError(
                 f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.'
             )
-    content = _read(path)
-    grid = _checked_grid(content.pop("grid", None) or {}, path)
-    changes = _with_grid_options(grid, dict(_parse_override(text) for text in overrides))
-    grid = _pin(grid, changes)
+    content = read(path)
+    grid = checked_grid(content.pop("grid", None) or {}, path)
+    changes = with_grid_options(grid, dict(parse_override(text) for text in overrides))
+    grid = pin(grid, changes)
     option = next((key for key in changes if key.startswith("strategy.") and key != "strategy.name"), None)
     if option and any("strategy" in key.split(",") for key in grid):
         raise UserError(
             f'"{option}" is an option of one method, and the grid of {path} names several: add strategy=NAME.'
         )
     sweep = SweepConfig(name=path.stem, base=validated(override(content, changes)), grid=grid)
-    sweep.runs()  # every grid value is checked before anything starts
+    runs = [sweep.base, *sweep.runs()]  # every grid value is checked before anything starts
+    for run in {(run.dataset.name, run.training.backbone, run.strategy.name): run for run in runs}.values():
+        check_names(run)
     return sweep
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text; people mean a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"The config file {path} does not exist.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The config file {path} cannot be read as text: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} must hold sections such as dataset, stream and strategy, not {type(content).__name__}."
-        )
-    return {str(section): values for section, values in content.items()}
-
-
-def _checked_grid(grid: Any, path: Path) -> dict[str, list[Any]]:
-    """The grid with spaces taken out of its keys; every point of a zipped key has one value for each field."""
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UserError(f"grid in {path} must map each dotted key to a list of values.")
-    checked = {"".join(str(key).split()): values for key, values in grid.items()}
-    for key, values in checked.items():
-        size = len(key.split(","))
-        if size > 1 and not all(isinstance(v, list) and len(v) == size for v in values):
-            raise UserError(f'Every point of the grid key "{key}" must be a list of {size} values.')
-    return checked
-
-
-def override(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in nested sections; "strategy" alone takes a name or a whole section.
-
-    Another name drops the options set so far: they mean nothing to another method. So the name goes first.
-    """
-    result = {section: dict(values) if isinstance(values, Mapping) else values for section, values in content.items()}
-    if isinstance(result.get("strategy"), str):
-        result["strategy"] = {"name": result["strategy"]}
-    for key, value in sorted(changes.items(), key=lambda change: change[0] not in NAME_KEYS):
-        if key == "strategy" and not isinstance(value, str):
-            result["strategy"] = value
-            continue
-        section, _, field = ("strategy.name" if key == "strategy" else key).partition(".")
-        if key in RunConfig.model_fields and key != "strategy":
-            raise UserError(f"{key} is a section: set one of its keys, {key}.KEY=VALUE.")
-        if not field or section not in RunConfig.model_fields:
-            raise UserError(_unknown(key))
-        if not isinstance(result.setdefault(section, {}), dict):
-            raise UserError(f"The section {section} must hold keys and values.")
-        if key in NAME_KEYS and result[section].get("name") != value:
-            result[section] = {}
-        result[section][field] = value
-    return result
-
-
-def _parse_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f'"{text}" is not an override: write key=value, for example training.epochs=2.')
-    try:
-        return key.strip(), yaml.load(value, _Loader)
-    except yaml.YAMLError:
-        return key.strip(), value
-
-
-def _with_grid_options(grid: dict[str, list[Any]], changes: dict[str, Any]) -> dict[str, Any]:
-    """`strategy=NAME` means the grid's point of that name, with the options it has there, where there is one such."""
-    name = changes.get("strategy", changes.get("strategy.name"))
-    for key, values in grid.items():
-        fields = key.split(",")
-        if isinstance(name, str) and "strategy" in fields:
-            points = values if len(fields) == 1 else [v[fields.index("strategy")] for v in values]
-            same = [point for point in points if isinstance(point, dict) and point.get("name") == name]
-            if same and all(point == same[0] for point in same):
-                return {"strategy": same[0], **{k: v for k, v in changes.items() if k not in NAME_KEYS}}
-    return changes
-
-
-def _pin(grid: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
-    pinned: dict[str, list[Any]] = {}
-    for key, values in grid.items():
-        fields = key.split(",")
-        for field in [f for f in fields if _same_key(f, changes)]:
-            i = fields.index(field)
-            wanted = next(v for k, v in changes.items() if _same_key(field, {k: v}))
-            if len(fields) == 1:
-                fields, values = [], []
-                break
-            matching = [v for v in values if v[i] == wanted]
-            values = [[*v[:i], *v[i + 1 :]] for v in matching or values]
-            fields = [f for f in fields if f != field]
-            if len(fields) == 1:
-                values = [v[0] for v in values]
-        if fields:
-            unique = [v for n, v in enumerate(values) if v not in values[:n]]
-            pinned[",".join(fields)] = unique
-    return pinned
-
-
-def _same_key(field: str, changes: Mapping[str, Any]) -> bool:
-    return any(field == key or {field, key} == set(NAME_KEYS) for key in changes)
 
 
 def _unknown(key: str) -> str:
@@ -397,20 +288,24 @@ def _reason(problem: Any) -> str:
 # --- checks that need the method ------------------------------------------------------------------------------------
 
 
+def _recipe_class(name: str) -> Any:
+    from strategies import registry
+
+    try:
+        return registry.get(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # whatever a strategy file or an installed package raises while it is imported
+        raise UserError(f'Strategy "{name}" cannot be imported: {type(error).__name__}: {error}.') from error
+
+
 def build_recipe(strategy: StrategyConfig) -> Any:
     """The recipe of a strategy section, with its options checked by name and type (imports the method)."""
     import dataclasses
 
     from pydantic import TypeAdapter
 
-    from strategies import registry
-
-    try:
-        recipe = registry.get(strategy.name)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # whatever a strategy file or an installed package raises while it is imported
-        raise UserError(f'Strategy "{strategy.name}" cannot be imported: {type(error).__name__}: {error}.') from error
+    recipe = _recipe_class(strategy.name)
     known = [field.name for field in dataclasses.fields(recipe)]
     for option in strategy.options:
         if option not in known:
@@ -426,15 +321,22 @@ def build_recipe(strategy: StrategyConfig) -> Any:
         raise UserError(f'Strategy "{strategy.name}" refuses its options: {reason}.') from error
 
 
-def check(run: RunConfig) -> Any:
-    """Checks of one run that need no data; returns its recipe. Raises UserError."""
+def check_names(run: RunConfig) -> None:
+    """Raise UserError for a dataset, backbone or strategy that does not exist; imports none of them."""
     from benchmark import datasets, models
+    from strategies import registry
 
     if run.dataset.name not in datasets.names():
-        raise UserError(
-            f'dataset.name "{run.dataset.name}" is unknown.{did_you_mean(run.dataset.name, datasets.names())}'
-        )
+        suggestion = did_you_mean(run.dataset.name, datasets.names())
+        raise UserError(f'dataset.name "{run.dataset.name}" is unknown.{suggestion}')
     models.check(run.training.backbone)
+    if run.strategy.name not in registry.names() and run.strategy.name not in run.code_files:
+        _recipe_class(run.strategy.name)
+
+
+def check(run: RunConfig) -> Any:
+    """Checks of one run that need no data; returns its recipe. Raises UserError."""
+    check_names(run)
     recipe = build_recipe(run.strategy)
     if recipe.requires_memory and run.memory.budget == 0:
         raise UserError(f'Strategy "{run.strategy.name}" needs exemplars: memory.budget is 0, it must be 1 or more.')

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from benchmark import config
-from benchmark.config import RunConfig, StrategyConfig, build_recipe, check, load, override, validated
+from benchmark.config import RunConfig, StrategyConfig, build_recipe, check, load, validated
 from benchmark.errors import UserError
+from benchmark.overrides import override
 
 HEADLINE = {
     "finetune", "replay", "lwf", "icarl", "bic", "wa", "lucir", "balanced_softmax", "dgr", "joint_bsce",
@@ -336,7 +337,7 @@ def test_unknown_keys_come_with_a_suggestion(write: Any) -> None:
     sentence = mistake(write({"training": {"epoch": 1}}))
     assert 'Unknown config key "training.epoch". Did you mean "training.epochs"?' in sentence
     assert "training.lr" in sentence and "dataset.name" not in sentence  # the valid choices are those of the section
-    assert 'Did you mean "training.lr"?' in mistake("digits", "traning.lr=1")
+    assert 'Unknown config key "traning". Did you mean "training"?' in mistake("digits", "traning.lr=1")
     assert "Valid choices: training.epochs." in mistake("digits", "epochs=3")
     assert "Valid choices: dataset," in mistake("digits", "nonsense=3")
     assert 'Unknown config key "training.lr.x"' in mistake("digits", "training.lr.x=3")
@@ -366,7 +367,7 @@ def test_texts_that_are_no_overrides() -> None:
         ("memory.budget=-1", "memory.budget must be greater than or equal to 0, got -1."),
         ("memory.mode=percent", "memory.mode must be 'per_class' or 'total', got 'percent'."),
         ("metrics.groups=[100, 20]", "metrics.groups must be two counts, the smaller first, got [100, 20]."),
-        ("training=3", "training is a section: set one of its keys, training.KEY=VALUE."),
+        ("training=3", "The section training must hold keys and values, got 3."),
         ("strategy=5", "The section strategy must hold keys and values, got 5."),
         (
             "strategy=no/file.py:Mine",
