@@ -1,6 +1,6 @@
 """A stream and training runs that take a fraction of a second: what the contract trains a recipe on.
 
-Nine classes of 8x8 images with 20 to 1 training images arrive in three experiences, the second one smaller than a batch.
+Nine classes of 8x8 images with 20 to 1 training images arrive in three experiences; the second is smaller than a batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COUNTS = (20, 12, 6, 4, 1, 3, 16, 9, 5)  # training images per class in arrival 
 FROM_SCRATCH, FROM_HALF = (3, 3, 3), (5, 2, 2)  # classes per experience
 TEST_IMAGES = 6  # per class
 BATCH_SIZE = 10  # the second experience has eight images
-EPOCHS, FEW_EPOCHS = 8, 2  # few where nothing needs to be learned
+EPOCHS, FEW_EPOCHS = 6, 1  # few where nothing needs to be learned
 LR = 0.05
 MEMORY = MemoryPolicy(3, "per_class", "herding")
 

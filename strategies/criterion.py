@@ -46,11 +46,16 @@ class SeenCrossEntropy(SupervisedPlugin):
 
 
 class NewCrossEntropy(SeenCrossEntropy):
-    """Cross-entropy over the new columns alone; images of old classes are skipped (FACIL without exemplars)."""
+    """Cross-entropy over the new columns alone; images of old classes are skipped (FACIL without exemplars).
+
+    The loss of a batch of old images alone is 0: beside many exemplars, a tiny experience has such batches.
+    """
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         num_old = self.seen.num_old
-        return F.cross_entropy(logits[:, num_old:], torch.where(targets < num_old, IGNORED, targets - num_old))
+        new = torch.where(targets < num_old, IGNORED, targets - num_old)
+        total = F.cross_entropy(logits[:, num_old:], new, reduction="sum")
+        return total / (new != IGNORED).sum().clamp_min(1)
 
 
 class BalancedSoftmax(SeenCrossEntropy):

@@ -41,7 +41,6 @@ class Broken(Replay):
 
     name: ClassVar[str] = "broken"
     spoil: Any = None
-    epochs_spoiled: int = 0
 
     def build(self, context: Context) -> Parts:
         parts = super().build(context)
@@ -91,7 +90,7 @@ def classify_with(classifier: HeadClassifier) -> Any:
     return lambda parts: parts.classifiers.append(classifier)
 
 
-class GrowsInEvaluation(LinearHead):
+class CountsInEvaluation(LinearHead):
     """A head with a counter of evaluation batches among its weights."""
 
     def __init__(self, num_features: int) -> None:
@@ -105,7 +104,7 @@ class GrowsInEvaluation(LinearHead):
 
 
 def count_in_evaluation(parts: Parts) -> None:
-    parts.head = GrowsInEvaluation(parts.head.num_features)
+    parts.head = CountsInEvaluation(parts.head.num_features)
 
 
 class ForgetsRare(ExemplarMemoryPlugin):
@@ -211,7 +210,7 @@ BROKEN = {
     "parts: two builds share Hook": lambda parts: parts.plugins.append(SHARED),
     "parts: Parts.classifiers is empty": lambda parts: parts.classifiers.clear(),
     "from_scratch: NonFiniteLossError": spoil_loss(float("nan")),
-    "from_scratch: 3 epochs were trained, not 24": hook("after_training_epoch", lambda s: s.stop_training()),
+    "from_scratch: 3 epochs were trained, not 18": hook("after_training_epoch", lambda s: s.stop_training()),
     "from_half: NonFiniteLossError": hook("before_backward", nan_in_half),
     "learning: head reaches": spoil_loss(0.0),
     "predictions: head gives scores": classify_with(OneColumnMore()),

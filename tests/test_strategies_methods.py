@@ -20,7 +20,7 @@ from benchmark.workbench import FROM_SCRATCH, MEMORY, Trained, Workbench, differ
 from strategies import registry
 from strategies.balanced_softmax import BalancedSoftmaxReplay
 from strategies.bic import BiC, ValidationSplitPlugin
-from strategies.criterion import SeenCrossEntropy
+from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
 from strategies.dgr import DGR
 from strategies.distillation import ClassShareDistillationPlugin
 from strategies.finetune import Finetune
@@ -181,6 +181,26 @@ def test_a_stream_of_single_images_trains(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(workbench, "COUNTS", (3, 2, 1, 1, 1, 1, 1, 1, 1))
     trained = Workbench(registry.get(name)()).train(memory=MemoryPolicy(1), epochs=1)
     assert all(math.isfinite(loss) for loss in trained.losses) and len(trained.losses) == 3
+
+
+def test_a_masked_loss_without_new_images_is_zero() -> None:
+    """Tiny experiences leave batches of exemplars alone; the mean over no image must not be nan."""
+    criterion = NewCrossEntropy()
+    for experience in arrived(2, 2):
+        criterion.seen.update(experience)
+    logits = torch.randn(3, 4, requires_grad=True)
+    loss = criterion(logits, torch.tensor([0, 1, 1]))
+    loss.backward()
+    assert loss.item() == 0.0 and logits.grad is not None and not logits.grad.any()
+    mixed = criterion(logits, torch.tensor([0, 3, 2]))
+    assert torch.equal(mixed, torch.nn.functional.cross_entropy(logits[1:, 2:], torch.tensor([1, 0])))
+
+
+def test_lwf_masked_survives_batches_of_exemplars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workbench, "COUNTS", (20, 20, 20, 1, 1, 1, 1, 1, 1))
+    recipe = LearningWithoutForgetting(masked=True)
+    trained = Workbench(recipe).train(memory=MemoryPolicy(20), epochs=2)
+    assert all(math.isfinite(loss) for loss in trained.losses) and len(trained.losses) == 6
 
 
 # --- equivalences --------------------------------------------------------------------------------------------------
