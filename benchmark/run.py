@@ -34,7 +34,6 @@ from benchmark.store import (
     read_jsonl,
     write_bytes,
     write_json,
-    write_text,
 )
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.diagnostics import DiagnosticsPlugin
@@ -66,7 +65,7 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     UserError : the config or the data is wrong; nothing was trained.
     """
     recipe, benchmark, arrays = prepare(run)
-    previous, lines = _progress_so_far(run, folder)
+    previous = _last_checkpoint(run, folder)
     resolved = Resolved(**previous.resolved) if previous else resolve(run, benchmark, device)
     write_json(folder.config, run.model_dump(mode="json"))
     write_json(folder.environment, environment(resolved))
@@ -82,10 +81,9 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
         learner.load_state_dict(previous.state, experiences[:done])
     else:
         checkpoint.remove(folder)  # unusable ones would outlive the new ones
-    if not done:
-        folder.diagnostics.unlink(missing_ok=True)
-    write_text(folder.metrics, "".join(lines))  # an experience after the checkpoint is trained and recorded again
-    records = read_jsonl(folder.metrics)
+    # an experience after the checkpoint is trained and recorded again
+    records = _cut(folder.metrics, done)
+    _cut(folder.diagnostics, done)
 
     for t, experience in enumerate(experiences[done:], start=done):
         started = time.perf_counter()
@@ -106,17 +104,25 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     checkpoint.remove(folder)
 
 
-def _progress_so_far(run: RunConfig, folder: RunFolder) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The checkpoint to continue from and metrics.jsonl up to it; a run that lost those lines starts anew."""
+def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint | None:
+    """The checkpoint to continue from; None where the lines of metrics.jsonl up to it are lost: the run starts anew."""
     previous = checkpoint.latest(folder, run.hash)
     try:
         recorded = len(read_jsonl(folder.metrics))
     except DamagedFile as error:
         warnings.warn(f"{error} The run starts anew.", stacklevel=2)
-        return None, []
-    if previous is None or recorded < previous.experience:
-        return None, []
-    return previous, folder.metrics.read_text().splitlines(keepends=True)[: previous.experience]
+        recorded = 0
+    return previous if previous and recorded >= previous.experience else None
+
+
+def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
+    """Cut a line file back to its first experiences, in one step; returns their records."""
+    records = read_jsonl(path) if experiences else []
+    lines = path.read_bytes().splitlines(keepends=True) if records else []
+    kept = [(line, record) for line, record in zip(lines, records, strict=False) if record["experience"] < experiences]
+    if path.exists():
+        write_bytes(path, b"".join(line for line, _ in kept))
+    return [record for _, record in kept]
 
 
 def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]:

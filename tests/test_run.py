@@ -1,0 +1,435 @@
+"""One run: what it leaves behind, that it repeats and resumes byte for byte, and that its numbers are Avalanche's."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training.plugins import EvaluationPlugin
+
+from benchmark import checkpoint, run
+from benchmark.config import RunConfig, validated
+from benchmark.errors import UserError
+from benchmark.loading import ArrayLoader
+from benchmark.store import RunFolder, append_jsonl, read_json, read_jsonl, write_bytes
+from strategies import registry
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "digits", "classes": 6},
+    "stream": {"tasks": 3, "rho": 5, "max_count": 30},
+    "memory": {"budget": 3},
+    "training": {
+        "backbone": "convnet", "epochs": 2, "batch_size": 16, "lr": 0.05, "augmentation": "none", "precision": "fp32",
+        "compile": "off",
+    },
+}  # fmt: skip
+EPOCHS = 2
+REPEATABLE = ("result.json", "metrics.jsonl", "stream.json", "config.json")
+
+
+def config(strategy: str | dict[str, Any] = "replay", **changes: Any) -> RunConfig:
+    """The small run with other values: training__epochs=1 stands for training.epochs."""
+    content = {section: dict(values) for section, values in BASE.items()}
+    for key, value in changes.items():
+        section, _, field = key.partition("__")
+        content.setdefault(section, {})[field] = value
+    return validated({**content, "strategy": strategy})
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def kill_at(experience: int) -> run.Progress:
+    """Ends the run in the middle of training an experience."""
+
+    def progress(event: dict[str, Any]) -> None:
+        if event["experience"] == experience and event["epoch"] == 1:
+            raise Killed
+
+    return progress
+
+
+def interrupt(wanted: RunConfig, folder: RunFolder, *experiences: int) -> None:
+    """Run until each of `experiences` in turn, going on from the last checkpoint."""
+    for experience in experiences:
+        with pytest.raises(Killed):
+            run.execute(wanted, folder, kill_at(experience))
+
+
+def done(wanted: RunConfig, path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    run.execute(wanted, folder)
+    return folder
+
+
+def repeatable(folder: RunFolder) -> dict[str, Any]:
+    """What has to be the same whenever a run is repeated or resumed."""
+    files: dict[str, Any] = {name: (folder.path / name).read_bytes() for name in REPEATABLE}
+    for path in sorted(folder.confusion.iterdir()):
+        with np.load(path) as arrays:
+            files[path.name] = {name: arrays[name].tolist() for name in arrays.files}
+    return files
+
+
+def states(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.glob("*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run of icarl, which has two classifiers."""
+    return done(config("icarl"), tmp_path_factory.mktemp("runs") / "icarl")
+
+
+# --- what a run leaves behind -----------------------------------------------------------------------------------------
+
+
+def test_folder_holds_what_the_design_lists_and_nothing_else(finished: RunFolder) -> None:
+    assert sorted(str(path.relative_to(finished.path)) for path in finished.path.rglob("*")) == [
+        "config.json", "confusion", "confusion/00.npz", "confusion/01.npz", "confusion/02.npz", "cost.jsonl",
+        "environment.json", "metrics.jsonl", "result.json", "stream.json",
+    ]  # fmt: skip
+    assert finished.state == "done"
+
+
+def test_config_is_written_with_every_default(finished: RunFolder) -> None:
+    written = read_json(finished.config)
+    assert set(written) == {"dataset", "stream", "strategy", "memory", "training", "metrics"}
+    assert written == config("icarl").model_dump(mode="json")
+    assert written["stream"]["protocol"] == "lfs" and written["training"]["momentum"] == 0.9
+    assert RunConfig.model_validate(written) == config("icarl")
+
+
+def test_environment_tells_versions_machine_and_what_auto_became(finished: RunFolder) -> None:
+    environment = read_json(finished.environment)
+    for package in ("imcil", "torch", "torchvision", "avalanche-lib", "numpy", "pandas"):
+        assert environment["versions"][package] == version(package)
+    assert set(environment["machine"]) == {"platform", "processor"}
+    assert environment["resolved"] == {
+        "precision": "fp32", "compile": "off", "device": "cpu", "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def test_metrics_count_every_test_image_of_the_seen_classes(finished: RunFolder) -> None:
+    stream, records = read_json(finished.stream), read_jsonl(finished.metrics)
+    assert [record["experience"] for record in records] == [0, 1, 2]
+    for t, record in enumerate(records):
+        seen = sum(stream["sizes"][: t + 1])
+        assert set(record["classifiers"]) == {"head", "nme"}
+        assert record["memory_held"] == [min(3, count) for count in stream["train_counts"][:seen]]
+        with np.load(finished.confusion_of(t)) as confusion:
+            for name, counts in record["classifiers"].items():
+                assert counts["total"] == stream["test_counts"][:seen]
+                assert confusion[name].shape == (seen, seen)
+                assert confusion[name].sum(axis=1).tolist() == counts["total"]
+                assert confusion[name].diagonal().tolist() == counts["correct"]
+
+
+def test_result_holds_the_metrics_and_says_whose_they_are(finished: RunFolder) -> None:
+    result, records = read_json(finished.result), read_jsonl(finished.metrics)
+    wanted = config("icarl")
+    assert (result["format"], result["complete"]) == (1, True)
+    assert (result["run"], result["config_hash"]) == (wanted.run_name, wanted.hash)
+    assert result["memory_held"] == records[-1]["memory_held"] == [3] * 6
+    for name in ("head", "nme"):
+        curve = [sum(r["classifiers"][name]["correct"]) / sum(r["classifiers"][name]["total"]) for r in records]
+        found = result["classifiers"][name]
+        assert found["curves"]["accuracy_seen"] == pytest.approx(curve)
+        assert found["summary"]["average_accuracy_seen"] == pytest.approx(np.mean(curve))
+        assert found["summary"]["last_accuracy_seen"] == pytest.approx(curve[-1])
+
+
+def test_clocks_stand_in_the_cost_file_alone(finished: RunFolder) -> None:
+    costs = read_jsonl(finished.cost)
+    counts = read_json(finished.stream)["train_counts"]
+    new = [sum(counts[:2]), sum(counts[2:4]), sum(counts[4:])]
+    assert [cost["images_trained"] for cost in costs] == [
+        EPOCHS * (n + held) for n, held in zip(new, (0, 6, 12), strict=True)
+    ]
+    assert all(cost["train_seconds"] > 0 and cost["peak_rss_bytes"] > 1e6 for cost in costs)
+    for name in REPEATABLE:
+        text = (finished.path / name).read_text()
+        assert not any(word in text for word in ("seconds", "time", "rss", "bytes", str(finished.path.parent)))
+
+
+def test_diagnostics_are_written_on_request_and_change_nothing(finished: RunFolder, tmp_path: Path) -> None:
+    folder = done(config("icarl", metrics__diagnostics=True), tmp_path / "run")
+    assert [record["experience"] for record in read_jsonl(folder.diagnostics)] == [0, 1, 2]
+    assert folder.result.read_bytes() == finished.result.read_bytes()
+    assert folder.metrics.read_bytes() == finished.metrics.read_bytes()
+
+
+def test_methods_learn_something(finished: RunFolder, tmp_path: Path) -> None:
+    """Digits are easy: after some epochs the first two classes are told apart, and joint training keeps all six."""
+    joint = done(config("joint", training__epochs=12, stream__rho=1), tmp_path / "joint")
+    curves = read_json(joint.result)["classifiers"]["head"]["curves"]["accuracy_seen"]
+    assert curves[0] > 0.9 and curves[-1] > 0.8
+    finetune = done(config("finetune", training__epochs=12, stream__rho=1), tmp_path / "finetune")
+    assert read_json(finetune.result)["classifiers"]["head"]["summary"]["forgetting"] > 0.5
+    assert read_json(finetune.result)["memory_held"] == [0] * 6
+
+
+# --- repeated, resumed ------------------------------------------------------------------------------------------------
+
+
+def test_repeated_runs_are_identical_byte_for_byte(finished: RunFolder, tmp_path: Path) -> None:
+    assert repeatable(done(config("icarl"), tmp_path / "again")) == repeatable(finished)
+    other_seed = done(config("icarl", training__seed=1), tmp_path / "other")
+    assert other_seed.metrics.read_bytes() != finished.metrics.read_bytes()
+
+
+@pytest.mark.parametrize("strategy", registry.NAMES)
+def test_interrupted_runs_end_as_if_they_had_not_been(strategy: str, tmp_path: Path) -> None:
+    """Killed while the second experience is trained, and again in the third."""
+    wanted = config(strategy)
+    straight = done(wanted, tmp_path / "straight")
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 1)
+    assert folder.state == "interrupted" and states(folder) == ["0001.pt"]
+    assert len(read_jsonl(folder.metrics)) == 1
+    interrupt(wanted, folder, 2)
+    assert states(folder) == ["0001.pt", "0002.pt"] and not folder.result.exists()
+    run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(straight)
+    assert [cost["experience"] for cost in read_jsonl(folder.cost)] == [0, 1, 2]
+    assert not folder.checkpoints.exists()
+
+
+@pytest.mark.parametrize("changes", [
+    {"memory__mode": "total", "memory__budget": 7},
+    {"memory__selection": "random"},
+    {"training__augmentation": "crop_jitter", "training__schedule": "cosine"},
+    {"training__precision": "bf16"},
+    {"stream__protocol": "lfh", "stream__holdout": 0.2},
+    {"training__backbone": "resnet20"},
+])  # fmt: skip
+def test_resuming_is_exact_under_other_settings(changes: dict[str, Any], tmp_path: Path) -> None:
+    wanted = config("icarl", **changes)
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 1, 2)
+    run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
+
+
+def test_a_run_killed_between_metrics_and_checkpoint_trains_that_experience_again(
+    finished: RunFolder, tmp_path: Path
+) -> None:
+    wanted = config("icarl")
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 2)
+    append_jsonl(folder.metrics, {"experience": 2, "classifiers": {}, "memory_held": []})
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"experience": 3, "torn')
+    run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(finished)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(finished: RunFolder, tmp_path: Path) -> None:
+    wanted = config("icarl")
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 2)
+    newest = folder.checkpoints / "0002.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=r"0002\.pt is damaged .*; using the checkpoint before it"):
+        state = checkpoint.latest(folder, wanted.hash)
+        assert state is not None and state.experience == 1
+        run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(finished)
+
+
+@pytest.mark.parametrize("loss", ["all checkpoints", "checkpoint fields", "metrics", "metrics in the middle"])
+def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Path, loss: str) -> None:
+    wanted = config("icarl")
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 2)
+    if loss == "all checkpoints":
+        for path in folder.checkpoints.iterdir():
+            path.write_bytes(b"")
+    elif loss == "checkpoint fields":
+        for path in folder.checkpoints.iterdir():
+            torch.save({"format": 1, "experience": 1}, path)
+    elif loss == "metrics":
+        folder.metrics.unlink()
+    else:
+        folder.metrics.write_bytes(b"\x00\x00\n" + folder.metrics.read_bytes())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        interrupt(wanted, folder, 1)  # again: had it gone on from a checkpoint, it would be past this
+    assert states(folder) == ["0001.pt"]
+    if loss != "metrics":
+        assert any("damaged" in str(warning.message) for warning in caught)
+    run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(finished)
+
+
+def test_checkpoints_are_plain_state(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(config("bic"), folder, 1)
+    content = torch.load(folder.checkpoints / "0001.pt", weights_only=True)
+    assert set(content) == {"format", "experience", "config_hash", "resolved", "state"}
+    assert (content["format"], content["experience"]) == (checkpoint.FORMAT, 1)
+
+
+def test_a_strangers_checkpoint_cannot_run_code(finished: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(config("icarl"), folder, 1)
+    trace = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (trace,)
+
+    torch.save({"format": 1, "state": Attack()}, folder.checkpoints / "0001.pt")
+    with pytest.warns(UserWarning, match=r"0001\.pt is damaged \(UnpicklingError\)"):
+        run.execute(config("icarl"), folder)
+    assert not trace.exists()
+    assert repeatable(folder) == repeatable(finished)
+
+
+def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(config("replay"), folder, 1)
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"0001\.pt belongs to another config"):
+        run.execute(config("replay", training__seed=1), folder)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_checkpoint_of_a_newer_imcil_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(config("replay"), folder, 1)
+    path = folder.checkpoints / "0001.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "format": 99, "unheard_of": 1}, path)
+    with pytest.raises(UserError, match="has checkpoint format 99, this imcil reads up to 1; please update imcil"):
+        run.execute(config("replay"), folder)
+    assert path.exists()
+
+
+def test_diagnostics_may_be_switched_on_between_attempts(finished: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(config("icarl"), folder, 1)
+    interrupt(config("icarl", metrics__diagnostics=True), folder, 2)
+    append_jsonl(folder.diagnostics, {"experience": 2})  # written, then killed before the checkpoint
+    run.execute(config("icarl", metrics__diagnostics=True), folder)
+    assert [record["experience"] for record in read_jsonl(folder.diagnostics)] == [1, 2]
+    assert folder.result.read_bytes() == finished.result.read_bytes()
+
+
+def test_a_failure_is_forgotten_once_the_run_is_done(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    write_bytes(folder.failure, b'{"attempt": 1}')
+    run.execute(config("finetune"), folder)
+    assert not folder.failure.exists() and folder.state == "done"
+
+
+# --- automatic choices ------------------------------------------------------------------------------------------------
+
+
+def resolved(images: int = 10, **training: Any) -> run.Resolved:
+    stream: Any = SimpleNamespace(info=SimpleNamespace(train_counts=[images]))
+    return run.resolve(validated({"training": training}), stream, "cpu")
+
+
+def test_auto_is_resolved_by_hardware_and_by_the_length_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: True)
+    assert resolved().precision == "bf16"
+    assert resolved(precision="fp32").precision == "fp32"
+    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: False)
+    assert resolved().precision == "fp32"
+    assert resolved(precision="bf16").precision == "bf16"
+    few, many = run.COMPILE_PAYS_FROM // 10 - 1, run.COMPILE_PAYS_FROM // 10
+    assert resolved(few, epochs=10).compile == "off" and resolved(many, epochs=10).compile == "on"
+    assert resolved(many, epochs=10, compile="off").compile == "off" and resolved(few, compile="on").compile == "on"
+
+
+def test_what_auto_became_is_kept_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config("replay", training__precision="auto", training__compile="auto")
+    straight = {}
+    for precision in ("bf16", "fp32"):
+        monkeypatch.setattr(run, "_has_fast_bf16", lambda device, fast=precision == "bf16": fast)
+        folder = straight[precision] = done(wanted, tmp_path / precision)
+        assert read_json(folder.environment)["resolved"]["precision"] == precision
+    assert straight["bf16"].result.read_bytes() != straight["fp32"].result.read_bytes()
+
+    folder = RunFolder(tmp_path / "killed")
+    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: True)
+    interrupt(wanted, folder, 1)
+    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: False)  # goes on elsewhere
+    run.execute(wanted, folder)
+    assert read_json(folder.environment)["resolved"]["precision"] == "bf16"
+    assert repeatable(folder) == repeatable(straight["bf16"])
+
+
+def test_a_machine_without_a_compiler_trains_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(module: Any, **options: Any) -> Any:
+        def compiled(x: Any) -> Any:
+            raise RuntimeError("no C++ compiler found")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match="the backbone runs uncompiled: no C.. compiler found"):
+        compiled = done(config("replay", training__compile="on"), tmp_path / "on")
+    assert compiled.metrics.read_bytes() == done(config("replay"), tmp_path / "off").metrics.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
+    """Compiled kernels round differently: a few test images may fall on the other side."""
+    changes = {"training__epochs": 6, "stream__rho": 1}
+    runs = [done(config("joint", training__compile=c, **changes), tmp_path / c) for c in ("on", "off")]
+    assert read_json(runs[0].environment)["resolved"]["compile"] == "on"
+    on, off = (read_json(folder.result)["classifiers"]["head"]["summary"]["last_accuracy_seen"] for folder in runs)
+    assert on == pytest.approx(off, abs=0.1)
+
+
+def test_devices_that_cannot_be_used() -> None:
+    run.check_device("auto")
+    run.check_device("cpu")
+    with pytest.raises(UserError, match=r'^The device "gpu" cannot be used: '):
+        run.check_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r'^The device "cuda:0" cannot be used: '):
+            run.check_device("cuda:0")
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["replay", "wa"])
+def test_avalanches_own_accuracy_is_the_recorded_one(strategy: str, finished: RunFolder, tmp_path: Path) -> None:
+    wanted = config(strategy)
+    folder = done(wanted, tmp_path / "run")
+    recipe, benchmark, arrays = run.prepare(wanted)
+    loader = ArrayLoader(benchmark.images, arrays, "none")
+    learner = run.build_learner(wanted, recipe, loader, run.resolve(wanted, benchmark, "cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no loggers
+        evaluator = EvaluationPlugin(accuracy_metrics(stream=True, experience=True), loggers=[])
+    learner.plugins[learner.plugins.index(learner.evaluator)] = evaluator
+    learner.evaluator = evaluator
+    records = read_jsonl(folder.metrics)
+    for t, experience in enumerate(benchmark.train_stream):
+        learner.train(experience, eval_streams=[])
+        found = learner.eval(benchmark.test_stream[: t + 1])
+        correct, total = (records[t]["classifiers"]["head"][key] for key in ("correct", "total"))
+        accuracy = next(value for name, value in found.items() if name.startswith("Top1_Acc_Stream"))
+        assert accuracy == pytest.approx(sum(correct) / sum(total), abs=1e-6)
+        per_experience = [value for name, value in sorted(found.items()) if name.startswith("Top1_Acc_Exp")]
+        mine = [sum(correct[i : i + 2]) / sum(total[i : i + 2]) for i in range(0, len(total), 2)]
+        assert per_experience == pytest.approx(mine, abs=1e-6)
+
+
+def test_kept_classes_are_the_ones_named(tmp_path: Path) -> None:
+    stream = read_json(done(config("finetune", dataset__classes=[7, 1, 4], stream__tasks=3), tmp_path / "run").stream)
+    assert sorted(stream["class_order"]) == [1, 4, 7]
+    assert sorted(run.prepare(config())[1].info.class_order) == [0, 1, 2, 3, 4, 5]
