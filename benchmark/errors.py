@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a config, a path or an argument, told in one sentence that names the culprit and the valid choices."""
+    """A mistake in a config, a path or an argument, told in one sentence: the culprit and the choices."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Suggest the closest of `choices` and list them all: ' Did you mean "replay"? Valid choices: finetune, replay.'"""
+    """Suggest the closest and list all: ' Did you mean "replay"? Valid choices: finetune, replay.'"""
     options = sorted(choices)
     close = difflib.get_close_matches(word, options, n=1)
     suggestion = f' Did you mean "{close[0]}"?' if close else ""

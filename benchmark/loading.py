@@ -149,7 +149,11 @@ class ArrayLoader:
     """
 
     def __init__(
-        self, images: ImageStore | None, arrays: ImageArrays | None, augmentation: str, device: str | torch.device = "cpu"
+        self,
+        images: ImageStore | None,
+        arrays: ImageArrays | None,
+        augmentation: str,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.images = images
         self.device = torch.device(device)

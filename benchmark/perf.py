@@ -74,8 +74,8 @@ def measure_steps(precision: str) -> dict[str, Any]:
         }
     assert resolved is not None
     return {
-        "what": f"ResNet-32, batch {BATCH}, {precision}, channels_last, 1 thread, first experience; median of {ROUNDS} epochs "
-        f"of {STEPS} steps, interleaved",
+        "what": f"ResNet-32, batch {BATCH}, {precision}, channels_last, 1 thread, first experience; "
+        f"median of {ROUNDS} epochs of {STEPS} steps, interleaved",
         "environment": environment(resolved),
         "strategies": strategies,
     }
@@ -126,9 +126,7 @@ def bare_loop(arrays: ImageArrays, benchmark: LongTailedBenchmark, precision: st
     torch.manual_seed(0)
     backbone = models.build("resnet32").to(memory_format=torch.channels_last)
     head = nn.Linear(64, 8)
-    optimizer = torch.optim.SGD(
-        [*backbone.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-4)
     rows = np.fromiter(benchmark.train_stream[0].dataset.sample_index, dtype=np.int64)
     images = torch.from_numpy(np.ascontiguousarray(arrays.train_images[rows]))
     labels = torch.from_numpy(np.fromiter(benchmark.train_stream[0].dataset.targets, dtype=np.int64))
@@ -152,7 +150,7 @@ def bare_loop(arrays: ImageArrays, benchmark: LongTailedBenchmark, precision: st
 
 
 def _interleave(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[list[float], list[float]]:
-    """Seconds of both, alternating and swapping who goes first; one warm-up each. A returned number divides the time."""
+    """Seconds of both, alternating and swapping the first; one warm-up each. A number returned divides its time."""
     times: tuple[list[float], list[float]] = ([], [])
     for r in range(ROUNDS + 1):
         order = ((0, first), (1, second)) if r % 2 else ((1, second), (0, first))

@@ -41,7 +41,8 @@ from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.schedule import Schedule
-from strategies.template import IncrementalLearner, Optimisation, derive_seed
+from strategies.seeding import derive_seed
+from strategies.template import IncrementalLearner, Optimisation
 
 Progress = Callable[[dict[str, Any]], None]
 COMPILE_PAYS_FROM = 100_000  # image passes: compiling costs about 30 s and saves about 0.35 ms an image

@@ -25,6 +25,4 @@ class BalancedSoftmaxReplay(Recipe):
     requires_memory: ClassVar[bool] = True
 
     def build(self, context: Context) -> Parts:
-        return Parts(
-            head=LinearHead(context.num_features), criterion=BalancedSoftmax(), plugins=[context.exemplars()]
-        )
+        return Parts(head=LinearHead(context.num_features), criterion=BalancedSoftmax(), plugins=[context.exemplars()])

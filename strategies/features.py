@@ -1,4 +1,4 @@
-"""One pass of a network over a dataset: features, logits and labels, for evaluation, herding, class means and stages."""
+"""One pass of a network over a dataset: features, logits, labels, for evaluation, herding, class means and stages."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class LinearHead(GrowingHead):
 
 
 class CosineHead(GrowingHead):
-    """eta * cos(w_c, f) without bias; one learnable scale eta, initialised at 1, shared by all classes (LUCIR, sec. 3.2).
+    """eta * cos(w_c, f) without bias; one learnable scale eta, from 1, shared by all classes (LUCIR, sec. 3.2).
 
     The rows live in two blocks: `old` holds the classes of earlier experiences, `new` all other columns; at each growth
     the new block moves behind the old one. With `freeze_old` the old block gets no gradient and no weight decay, as in

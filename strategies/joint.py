@@ -65,7 +65,7 @@ class JointBalancedSoftmax(Joint):
     """Joint training with balanced softmax (Ren et al., 2020), the bound on a balanced test set."""
 
     name: ClassVar[str] = "joint_bsce"
-    reference: ClassVar[str] = "upper bound; Ren et al., Balanced meta-softmax for long-tailed recognition, NeurIPS 2020"
+    reference: ClassVar[str] = "Ren et al., Balanced meta-softmax for long-tailed recognition, NeurIPS 2020"
 
     def build(self, context: Context) -> Parts:
         parts = super().build(context)

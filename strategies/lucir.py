@@ -44,9 +44,7 @@ class LessForgetPlugin(TeacherPlugin):
     imprint : start new rows at their class means.
     """
 
-    def __init__(
-        self, lambda_base: float, adaptive: bool, margin: float | None, k: int, imprint: bool
-    ) -> None:
+    def __init__(self, lambda_base: float, adaptive: bool, margin: float | None, k: int, imprint: bool) -> None:
         super().__init__()
         self.lambda_base, self.adaptive, self.margin, self.k, self.imprint = lambda_base, adaptive, margin, k, imprint
 

@@ -45,8 +45,8 @@ class IncrementalNetwork(nn.Module):
         try:
             return self._compiled(x)
         except Exception as error:  # no compiler on this machine, or a backbone it cannot handle
-            reason = str(error).strip().splitlines()[:1]
-            warnings.warn(f"the backbone runs uncompiled: {reason[0] if reason else type(error).__name__}", stacklevel=2)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the backbone runs uncompiled: {reason}", stacklevel=2)
             self._compiled = None
             return self.backbone(x)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
-from avalanche.core import BasePlugin
 from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.core import BasePlugin
 from torch import Tensor, nn
 
 from strategies.classifiers import Classifier, HeadClassifier

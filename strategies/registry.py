@@ -26,7 +26,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "bic": ("strategies.bic:BiC", "two-number correction of the new logits (CVPR 2019)"),
     "wa": ("strategies.wa:WA", "new rows of the head scaled to the old rows' norm (CVPR 2020)"),
     "lucir": ("strategies.lucir:LUCIR", "cosine head, less-forget constraint, margin ranking (CVPR 2019)"),
-    "balanced_softmax": ("strategies.balanced_softmax:BalancedSoftmaxReplay", "replay, logits offset by log counts (2021)"),
+    "balanced_softmax": ("strategies.balanced_softmax:BalancedSoftmaxReplay", "replay, logits + log counts (2021)"),
     "gr": ("strategies.dgr:UnifiedGR", "gradient reweighting, one group over all classes"),
     "dgr": ("strategies.dgr:DGR", "decoupled gradient reweighting and distribution-aware distillation (CVPR 2024)"),
     "dgr_symmetric": ("strategies.dgr:DGRSymmetric", "dgr with a ratio that may boost new classes"),
@@ -38,7 +38,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "dgr_feature_kd": ("strategies.dgr:DGRFeatureKD", "dgr with feature distillation"),
     "dgr_no_kd": ("strategies.dgr:DGRNoKD", "dgr without distillation"),
     "joint": ("strategies.joint:Joint", "retrained from scratch on all data seen; the plain upper bound"),
-    "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; the bound on a balanced test"),
+    "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; bound on a balanced test"),
 }
 ENTRY_POINTS = "imcil.strategies"
 _registered: dict[str, type[Recipe]] = {}
@@ -47,7 +47,7 @@ _R = TypeVar("_R", bound="type[Recipe]")
 
 def names() -> tuple[str, ...]:
     """All known method names: built in, installed, registered."""
-    return tuple([*NAMES, *sorted({*_entry_points(), *_registered} - set(NAMES))])
+    return (*NAMES, *sorted({*_entry_points(), *_registered} - set(NAMES)))
 
 
 def register(name: str) -> Callable[[_R], _R]:

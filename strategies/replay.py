@@ -22,6 +22,4 @@ class Replay(Recipe):
     requires_memory: ClassVar[bool] = True
 
     def build(self, context: Context) -> Parts:
-        return Parts(
-            head=LinearHead(context.num_features), criterion=SeenCrossEntropy(), plugins=[context.exemplars()]
-        )
+        return Parts(head=LinearHead(context.num_features), criterion=SeenCrossEntropy(), plugins=[context.exemplars()])

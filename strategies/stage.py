@@ -6,7 +6,7 @@ The backbone is frozen in every stage here, so its features of the stage's un-au
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from strategies.features import extract_features
 from strategies.schedule import Schedule
+from strategies.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stage:
     loss: Callable[[Any, Tensor, Tensor, Tensor], Tensor]
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Schedule = Schedule("constant")
+    schedule: Schedule = field(default_factory=lambda: Schedule("constant"))
 
     def run(self, strategy: Any, generator: torch.Generator) -> int:
         """Train the stage; returns the number of images passed through the backbone and the head."""
@@ -76,6 +77,7 @@ class StageRunner(SupervisedPlugin):
         self.stages = list(stages)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        generator = torch.Generator().manual_seed(strategy.experience.current_experience)
+        seed = derive_seed(getattr(strategy, "seed", 0), "stage", strategy.experience.current_experience)
+        generator = torch.Generator().manual_seed(seed)
         for stage in self.stages:
             stage.run(strategy, generator)

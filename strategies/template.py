@@ -7,7 +7,6 @@ one), evaluation of all classifiers from one pass, and plain-tensor state.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,7 @@ from strategies.features import extract_features
 from strategies.network import IncrementalNetwork
 from strategies.recipe import LoaderFactory, Parts
 from strategies.schedule import Schedule
+from strategies.seeding import derive_seed
 
 
 class NonFiniteLossError(RuntimeError):
@@ -125,7 +125,7 @@ class IncrementalLearner(SupervisedTemplate):
             group["lr"] = settings.lr * settings.schedule.factor(self.epoch, self.train_epochs)
         self._loss_sum = torch.zeros((), device=self.device)
         steps = 0
-        for self.mbatch in self.dataloader:
+        for self.mbatch in self.dataloader:  # noqa: B020
             self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
             self.optimizer.zero_grad(set_to_none=True)
@@ -213,9 +213,3 @@ def silent_evaluator() -> EvaluationPlugin:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return EvaluationPlugin(loggers=[])
-
-
-def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**63) from any values: independent streams without arithmetic on seeds."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1

@@ -28,8 +28,9 @@ from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.replay import Replay
 from strategies.schedule import Schedule
+from strategies.seeding import derive_seed
 from strategies.stage import Stage, StageRunner
-from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation, derive_seed
+from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 

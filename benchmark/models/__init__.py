@@ -51,10 +51,15 @@ def build(name: str, last_relu: bool = True) -> nn.Module:
     check(name)
     from benchmark.models import convnet, resnet, wrapped
 
-    if name.startswith("torchvision:"):
-        return wrapped.torchvision_backbone(name.removeprefix("torchvision:"))
-    if ".py:" in name:
-        return wrapped.user_backbone(name)
+    if name not in NAMES:
+        from_file = ".py:" in name
+        made = wrapped.user_backbone(name) if from_file else wrapped.torchvision_backbone(name.partition(":")[2])
+        if not last_relu and getattr(made, "last_relu", True):
+            raise UserError(
+                f'The backbone "{name}" (training.backbone) ends in a ReLU, but the strategy needs signed features: '
+                f"choose {', '.join(NAMES)}, or one whose attribute last_relu is False."
+            )
+        return made
     builders: dict[str, Callable[[bool], nn.Module]] = {
         "convnet": convnet.ConvNet,
         "resnet20": lambda relu: resnet.CifarResNet(3, relu),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 SMALLEST = 8  # a map at least this wide is halved between stages
@@ -21,8 +23,7 @@ class ConvNet(nn.Module):
         self.last_relu = last_relu
         widths = (3, 16, 32, 64, self.num_features)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b))
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b)) for a, b in pairwise(widths)
         )
         self.pool = nn.MaxPool2d(2)
 

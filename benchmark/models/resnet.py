@@ -1,4 +1,4 @@
-"""Residual networks: CIFAR ResNet-20/32 (He et al., 2016, with 1x1 shortcuts as in LUCIR, FACIL and LT-CIL) and ResNet-18.
+"""Residual networks: CIFAR ResNet-20/32 (He et al., 2016; 1x1 shortcuts as in LUCIR, FACIL, LT-CIL) and ResNet-18.
 
 Width 16/32/64 and global average pooling: 64 features. Shortcuts are option B (1x1 convolution and batch norm); iCaRL
 and PyCIL use option A, so parameter counts differ slightly. Convolutions start Kaiming-normal (fan out), batch norm at

@@ -20,9 +20,7 @@ def rows_by_class(labels: np.ndarray, classes: Sequence[int]) -> Rows:
     by_label = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_label], classes, side="left")
     ends = np.searchsorted(labels[by_label], classes, side="right")
-    return {
-        label: by_label[start:end].tolist() for label, start, end in zip(classes, starts, ends, strict=True)
-    }
+    return {label: by_label[start:end].tolist() for label, start, end in zip(classes, starts, ends, strict=True)}
 
 
 def choose_rows(
