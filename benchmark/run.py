@@ -11,7 +11,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -67,7 +67,10 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     """
     recipe, benchmark, arrays = prepare(run)
     previous = _last_checkpoint(run, folder)
-    resolved = Resolved(**previous.resolved) if previous else resolve(run, benchmark, device)
+    resolved = resolve(run, benchmark, device)
+    if previous:  # what changes numbers stays as it was; another device or thread count may carry on
+        kept = {key: previous.resolved[key] for key in ("precision", "compile")}
+        resolved = replace(resolved, **kept)
     write_json(folder.config, run.model_dump(mode="json"))
     write_json(folder.environment, environment(resolved))
     write_json(folder.stream, benchmark.info.to_json())

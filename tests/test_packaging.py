@@ -80,7 +80,6 @@ def test_every_dependency_is_used_and_every_import_is_declared() -> None:
     modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
     found = {name for package in ("benchmark", "strategies") for _, name in imports(ROOT / package)}
     third_party = found - set(sys.stdlib_module_names) - {"benchmark", "strategies"}
-    third_party -= {"annotated_types"}  # part of pydantic 2
     assert third_party - modules == set()
     assert modules - third_party == set()
 
