@@ -101,11 +101,11 @@ def test_masks_fill_the_box_and_are_centred():
 def test_ink_and_ground_contrast_and_stay_in_range():
     ground, ink = _colours(20_000, torch.Generator().manual_seed(0))
     luma = torch.tensor(_LUMA)[None, :, None, None]
-    difference = ((ground - ink) * luma).sum(1).abs()
+    difference = ((ground - ink) * luma).sum(1)  # dark ink on light ground
     assert difference.min() >= _CONTRAST - 1e-5
     for colour in (ground, ink):
         assert colour.min() >= -1e-6 and colour.max() <= 1 + 1e-6
-    assert 0.45 < ((ground - ink) * luma).sum(1).gt(0).float().mean() < 0.55
+    assert difference.std() > 0.1
 
 
 def test_no_two_characters_of_the_alphabet_look_alike():
