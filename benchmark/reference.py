@@ -1,6 +1,6 @@
 """Export a sweep for committing: `python -m benchmark.reference results/NAME [results/reference/NAME]`.
 
-Of every finished run it keeps config, environment, stream, result and the last confusion
+Of every finished run it keeps config (without the data's place), environment, stream, result and the last confusion
 matrices: enough for every table and curve, under 40 kB a run. Finished runs already exported are left as they are.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.store import RunFolder, load_runs, read_json, write_bytes, write_json
@@ -29,7 +30,7 @@ def export(source: Path, target: Path) -> int:
         here, there = RunFolder(record.path), RunFolder(target / "runs" / record.name)
         if record.state != "done" or there.read_result() is not None:
             continue
-        write_json(there.config, record.config)
+        write_json(there.config, _without_root(record.config))
         write_json(there.environment, record.environment)
         write_json(there.stream, record.stream)
         last = sorted(here.confusion.glob("*.npz"))[-1]
@@ -40,10 +41,16 @@ def export(source: Path, target: Path) -> int:
             raise UserError(f"{there.path} has {size} bytes, more than the {LARGEST} of a committed run.")
         copied += 1
     if (source / "sweep.json").is_file():
-        write_json(target / "sweep.json", read_json(source / "sweep.json"))
+        plan = read_json(source / "sweep.json")["runs"]
+        write_json(target / "sweep.json", {"runs": {name: _without_root(config) for name, config in plan.items()}})
     write_tables(target)
     write_figures(target)
     return copied
+
+
+def _without_root(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without the place of the data on one machine."""
+    return {**config, "dataset": {**config["dataset"], "root": None}}
 
 
 def main(arguments: Sequence[str]) -> int:
