@@ -6,10 +6,10 @@ UV := $(BIN)/uv
 OUT ?= results/quick
 JOBS ?= auto
 
-.PHONY: help setup bench test test-all perf lint readme lock clean
+.PHONY: help setup bench test test-all perf lint readme reference lock clean
 
 help:            ## show this list
-	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp  ## install imcil and its locked dependencies into .venv
 
@@ -41,6 +41,9 @@ lint: setup      ## ruff and mypy
 
 readme: setup    ## regenerate the generated blocks of README.md from result files
 	$(BIN)/python -m benchmark.readme
+
+reference: setup ## export the finished runs of results/SWEEP to results/reference/SWEEP, for committing
+	$(BIN)/python -m benchmark.reference results/$(SWEEP)
 
 lock:            ## renew requirements.lock
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \
