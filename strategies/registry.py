@@ -27,6 +27,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "wa": ("strategies.wa:WA", "new rows of the head scaled to the old rows' norm (CVPR 2020)"),
     "lucir": ("strategies.lucir:LUCIR", "cosine head, less-forget constraint, margin ranking (CVPR 2019)"),
     "balanced_softmax": ("strategies.balanced_softmax:BalancedSoftmaxReplay", "replay, logits + log counts (2021)"),
+    "lucir_bsce": ("strategies.balanced_softmax:LUCIRBalancedSoftmax", "lucir with balanced softmax"),
+    "icarl_bsce": ("strategies.balanced_softmax:ICaRLBalancedSoftmax", "icarl with balanced softmax"),
     "gr": ("strategies.dgr:UnifiedGR", "gradient reweighting, one group over all classes"),
     "dgr": ("strategies.dgr:DGR", "decoupled gradient reweighting and distribution-aware distillation (CVPR 2024)"),
     "dgr_symmetric": ("strategies.dgr:DGRSymmetric", "dgr with a ratio that may boost new classes"),
