@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from annotated_types import Ge
 from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from strategies.criterion import SeenCrossEntropy
@@ -29,7 +28,7 @@ from strategies.heads import LinearHead
 from strategies.memory import ExemplarMemoryPlugin
 from strategies.recipe import Context, Parts, Recipe
 from strategies.schedule import Schedule
-from strategies.seen import SeenClasses
+from strategies.seen import SeenClassesPlugin
 from strategies.stage import Stage
 
 
@@ -73,13 +72,12 @@ class BiasCorrectedHead(LinearHead):
         self.__init__(self.num_features, self.apply_to)  # type: ignore[misc]
 
 
-class ValidationSplitPlugin(SupervisedPlugin):
+class ValidationSplitPlugin(SeenClassesPlugin):
     """Takes a class-balanced validation set out of the training data; put it behind the exemplar memory."""
 
     def __init__(self, memory: ExemplarMemoryPlugin, share: float, seed: int) -> None:
         super().__init__()
         self.memory, self.share, self.seed = memory, share, seed
-        self.seen = SeenClasses()
         self.validation: AvalancheDataset | None = None
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
@@ -96,15 +94,6 @@ class ValidationSplitPlugin(SupervisedPlugin):
             return
         self.validation = dataset.subset(sorted(chosen))
         strategy.adapted_dataset = dataset.subset(np.setdiff1d(np.arange(len(dataset)), chosen).tolist())
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.update(strategy.experience)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.seen.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen.load_state_dict(state)
 
 
 @dataclass(frozen=True, kw_only=True)

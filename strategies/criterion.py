@@ -11,19 +11,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from strategies.losses import full_precision
-from strategies.seen import IGNORED, ClassCounts, SeenClasses, replays_from_loader
+from strategies.seen import IGNORED, ClassCounts, SeenClasses, SeenClassesPlugin, replays_from_loader
 
 
-class SeenCrossEntropy(SupervisedPlugin):
+class SeenCrossEntropy(SeenClassesPlugin):
     """Cross-entropy over the seen classes, mean over the batch."""
-
-    def __init__(self, seen: SeenClasses | None = None) -> None:
-        super().__init__()
-        self.seen = SeenClasses() if seen is None else seen
 
     def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
         """Output (B, width) and class ids (B,) -> scalar."""
@@ -34,15 +29,6 @@ class SeenCrossEntropy(SupervisedPlugin):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits of seen classes (B, C_seen) and arrival positions (B,) -> scalar."""
         return F.cross_entropy(logits, targets)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.update(strategy.experience)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.seen.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen.load_state_dict(state)
 
 
 class NewCrossEntropy(SeenCrossEntropy):

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from strategies.losses import distillation_loss, full_precision
-from strategies.seen import SeenClasses
+from strategies.seen import SeenClassesPlugin
 from strategies.teacher import Teacher, autocast_of
 
 
-class TeacherPlugin(SupervisedPlugin):
+class TeacherPlugin(SeenClassesPlugin):
     """Keeps a frozen copy of the previous model and the map of seen classes; base of all distillation plugins.
 
     The copy is taken when the next experience begins, before the head grows: it holds everything that was done to the
@@ -26,14 +25,10 @@ class TeacherPlugin(SupervisedPlugin):
     def __init__(self) -> None:
         super().__init__()
         self.teacher = Teacher()
-        self.seen = SeenClasses()
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         if self.seen.num_seen:
             self.teacher.snapshot(strategy.model)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.update(strategy.experience)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         if self.seen.num_old:
@@ -48,12 +43,6 @@ class TeacherPlugin(SupervisedPlugin):
         with autocast_of(strategy):
             features, logits = self.teacher.features_and_logits(strategy.mb_x)
         return features, full_precision(self.seen.old_logits(logits))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.seen.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen.load_state_dict(state)
 
 
 class DistillationPlugin(TeacherPlugin):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
+from avalanche.core import SupervisedPlugin
 from torch import Tensor
 
 from strategies.features import targets_array
@@ -90,6 +91,23 @@ class SeenClasses:
         if self._in_order:
             return output[:, :count]
         return output.index_select(1, self.columns_on(output.device)[:count])
+
+
+class SeenClassesPlugin(SupervisedPlugin):
+    """Base of plugins that must know which classes are old: `seen` is brought up to date before each experience."""
+
+    def __init__(self, seen: SeenClasses | None = None) -> None:
+        super().__init__()
+        self.seen = SeenClasses() if seen is None else seen
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.seen.update(strategy.experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.seen.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen.load_state_dict(state)
 
 
 class ClassCounts:

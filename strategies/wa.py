@@ -15,14 +15,13 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from strategies.criterion import SeenCrossEntropy
 from strategies.distillation import ClassShareDistillationPlugin
 from strategies.heads import LinearHead
 from strategies.recipe import Context, Parts, Recipe
-from strategies.seen import SeenClasses
+from strategies.seen import SeenClassesPlugin
 
 
 def weight_aligning_factor(weight: Tensor, num_old: int) -> Tensor:
@@ -43,15 +42,8 @@ def weight_aligning_factor(weight: Tensor, num_old: int) -> Tensor:
     return norms[:num_old].mean() / norms[num_old:].mean()
 
 
-class WeightAligningPlugin(SupervisedPlugin):
+class WeightAligningPlugin(SeenClassesPlugin):
     """Scales the new rows of the head after each experience but the first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = SeenClasses()
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.update(strategy.experience)
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -60,12 +52,6 @@ class WeightAligningPlugin(SupervisedPlugin):
         weight = strategy.model.head.linear.weight
         columns = self.seen.columns_on(weight.device)
         weight[columns[self.seen.num_old :]] *= weight_aligning_factor(weight[columns], self.seen.num_old)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.seen.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seen.load_state_dict(state)
 
 
 @dataclass(frozen=True, kw_only=True)
