@@ -115,7 +115,21 @@ def test_imported_packages_are_those_of_the_checkout() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["metrics", "store", "summary", "grouping", "tables", "markup", "figures", "readme", "status", "config", "cli"],
+    [
+        "metrics",
+        "store",
+        "summary",
+        "grouping",
+        "statistics",
+        "pairs",
+        "tables",
+        "markup",
+        "figures",
+        "readme",
+        "status",
+        "config",
+        "cli",
+    ],
 )
 def test_reading_results_needs_no_torch(module: str) -> None:
     code = f"import sys, benchmark.{module}; sys.exit(bool({{'torch', 'avalanche'}} & set(sys.modules)))"
