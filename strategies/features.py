@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,23 @@ def extract_features(strategy: Any, dataset: AvalancheDataset, network: Any = No
             targets.append(y)
     network.train(was_training)
     return Extracted(torch.cat(features), torch.cat(logits), torch.cat(targets).to(strategy.device))
+
+
+def training_batches(
+    strategy: Any,
+    dataset: AvalancheDataset,
+    batch_size: int,
+    generator: torch.Generator,
+    sampler: Sequence[int] | None = None,
+) -> Iterable[list[Tensor]]:
+    """Batches [x, y, ...] augmented as in training, in an order drawn from `generator`, or in `sampler`'s order.
+
+    By imcil's loader, or by a plain DataLoader under any other Avalanche strategy.
+    """
+    if hasattr(strategy, "loader"):
+        return strategy.loader(dataset, batch_size, train=True, generator=generator, sampler=sampler)
+    shuffled = {"shuffle": True, "generator": generator} if sampler is None else {"sampler": sampler}
+    return DataLoader(dataset.train(), batch_size=batch_size, **shuffled)
 
 
 def targets_array(dataset: AvalancheDataset) -> np.ndarray:

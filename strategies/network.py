@@ -40,7 +40,7 @@ class IncrementalNetwork(nn.Module):
         self._compiled_batch = batch_size
 
     def _run_backbone(self, x: Tensor) -> Tensor:
-        if self._compiled is None or not self.training or len(x) != self._compiled_batch:
+        if self._compiled is None or not self.backbone.training or len(x) != self._compiled_batch:
             return self.backbone(x)
         try:
             return self._compiled(x)

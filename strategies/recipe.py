@@ -18,7 +18,7 @@ from strategies.classifiers import Classifier, HeadClassifier
 from strategies.heads import GrowingHead
 from strategies.memory import ExemplarMemoryPlugin
 from strategies.network import IncrementalNetwork
-from strategies.stage import Stage, StageRunner
+from strategies.stage import StageRunner, Unit
 
 
 class LoaderFactory(Protocol):
@@ -83,7 +83,7 @@ class Parts:
     criterion: Callable[[Tensor, Tensor], Tensor]
     plugins: list[BasePlugin] = field(default_factory=list)
     classifiers: list[Classifier] = field(default_factory=lambda: [HeadClassifier()])
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[Unit] = field(default_factory=list)
 
     def all_plugins(self) -> list[BasePlugin]:
         """The plugins a template must run: stages come last."""

@@ -29,7 +29,7 @@ from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.replay import Replay
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
-from strategies.stage import Stage, StageRunner
+from strategies.stage import FreshFeatures, Images, Stage, StageRunner
 from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation
 
 # --- schedules -----------------------------------------------------------------------------------------------------
@@ -267,6 +267,137 @@ def test_a_stage_skips_freezes_again_and_follows_its_schedule() -> None:
     bias = learner.model.head.linear.bias.requires_grad_(False)
     stage().run(learner, torch.Generator())
     assert differences(before, trained.weights) == ["head.linear.bias"] and not bias.requires_grad
+
+
+def trained_once() -> Any:
+    """A learner behind its first experience, as a stage finds it."""
+    bench = Workbench(Finetune())
+    trained = bench.start(epochs=1)
+    bench.go_on(trained, [0])
+    trained.learner.experience = trained.stream.train_stream[0]
+    return trained.learner
+
+
+def whole_network(**changes: Any) -> Stage:
+    settings = {
+        "batches": Images,
+        "parameters": lambda strategy: list(strategy.model.parameters()),
+        "loss": lambda strategy, x, targets: strategy._criterion(strategy.model(x), targets),
+    }
+    return stage(**{**settings, **changes})
+
+
+def test_a_stage_may_train_the_whole_network_and_repeats_from_its_beginning() -> None:
+    learner = trained_once()
+    before = copied(learner.model.state_dict())
+    images = whole_network().run(learner, torch.Generator().manual_seed(0))
+    assert images == 2 * sum(COUNTS[:3])
+    after = copied(learner.model.state_dict())
+    assert set(differences(before, after)) == set(before)  # batch statistics as well
+    assert all(p.grad is None for p in learner.model.parameters())
+    learner.model.load_state_dict(before)
+    whole_network().run(learner, torch.Generator().manual_seed(0))
+    assert not differences(after, learner.model.state_dict())
+    learner.model.load_state_dict(before)
+    whole_network().run(learner, torch.Generator().manual_seed(1))
+    assert differences(after, learner.model.state_dict())
+
+
+def test_features_of_a_frozen_backbone_are_the_same_fresh_or_cached() -> None:
+    """There is no augmentation here, so both stages see the same batches; the backbone stays as it is."""
+    learner = trained_once()
+    before = copied(learner.model.state_dict())
+    stage().run(learner, torch.Generator().manual_seed(0))
+    cached = copied(learner.model.state_dict())
+    learner.model.load_state_dict(before)
+
+    def loss(strategy: Any, features: Tensor, targets: Tensor) -> Tensor:
+        assert not features.requires_grad and not strategy.model.backbone.training and strategy.model.head.training
+        return strategy._criterion(strategy.model.head(features), targets)
+
+    images = stage(batches=FreshFeatures, loss=loss).run(learner, torch.Generator().manual_seed(0))
+    assert images == 2 * sum(COUNTS[:3]) and learner.model.backbone.training
+    assert differences(before, learner.model.state_dict()) == ["head.linear.bias"]
+    assert torch.allclose(learner.model.head.linear.bias, cached["head.linear.bias"], atol=1e-5)
+
+
+def test_a_stage_visits_images_in_the_order_it_is_given() -> None:
+    visited: list[int] = []
+
+    def loss(strategy: Any, x: Tensor, targets: Tensor) -> Tensor:
+        visited.extend(targets.tolist())
+        return strategy._criterion(strategy.model(x), targets)
+
+    def rarest_first(targets: Any, generator: Any) -> list[int]:
+        return [*range(len(targets))[::-1], 0]
+
+    def batches(*args: Any) -> Images:
+        return Images(*args, order=rarest_first)
+
+    images = whole_network(batches=batches, loss=loss, epochs=1).run(trained_once(), torch.Generator())
+    assert images == len(visited) == sum(COUNTS[:3]) + 1
+    assert visited == [2] * COUNTS[2] + [1] * COUNTS[1] + [0] * (COUNTS[0] + 1)
+
+
+def test_a_stage_gives_groups_their_own_rates_and_changes_gradients_before_the_step() -> None:
+    learner = trained_once()
+    linear = learner.model.head.linear
+    before = copied(learner.model.state_dict())
+    seen: list[tuple[int, int, int]] = []
+
+    def ones(parameters: Any, epoch: int, images: int, generator: torch.Generator) -> None:
+        seen.append((len(parameters), epoch, images))
+        for p in parameters:
+            p.grad.fill_(1.0)
+
+    stage(
+        epochs=2,
+        batch_size=100,
+        momentum=0.0,
+        schedule=Schedule("multistep", (0.5,), gamma=0.5),
+        parameters=lambda strategy: [{"params": [linear.bias]}, {"params": [linear.weight], "lr": 0.01}],
+        after_backward=ones,
+    ).run(learner, torch.Generator())
+    assert seen == [(2, 0, sum(COUNTS[:3])), (2, 1, sum(COUNTS[:3]))]
+    moved = {key: before[key] - value for key, value in learner.model.state_dict().items()}
+    assert torch.allclose(moved["head.linear.bias"], torch.tensor(0.15), atol=1e-6)
+    assert torch.allclose(moved["head.linear.weight"], torch.tensor(0.015), atol=1e-6)
+
+
+def test_a_stage_has_no_gradient_for_anything_else_and_restores_what_was_trained() -> None:
+    learner = trained_once()
+    model = learner.model
+    model.zero_grad()
+    model.backbone.stages[0][0].weight.requires_grad_(False)
+    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+
+    def look(parameters: Any, *_: Any) -> None:
+        assert [name for name, p in model.named_parameters() if p.grad is not None] == ["head.linear.bias"]
+
+    whole_network(parameters=lambda s: [model.head.linear.bias], after_backward=look).run(learner, torch.Generator())
+    assert trainable == {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(ZeroDivisionError):
+        whole_network(loss=lambda *batch: 1 / 0).run(learner, torch.Generator())  # type: ignore[arg-type, return-value]
+    assert trainable == {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+def test_a_stage_trains_under_a_stock_template() -> None:
+    torch.manual_seed(0)
+    backbone: Any = models.build("convnet")
+    model = IncrementalNetwork(backbone, LinearHead(backbone.num_features))
+    stages = [
+        whole_network(data=lambda s: s.adapted_dataset, lr=0.0),
+        stage(batches=FreshFeatures, data=lambda s: s.adapted_dataset, loss=lambda s, f, y: s.model.head(f).sum()),
+    ]
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.0),
+        plugins=[StageRunner(stages)],
+        train_mb_size=16,
+        evaluator=EvaluationPlugin(),
+    )
+    strategy.train(foreign_benchmark().train_stream[0], eval_streams=[])
+    assert model.head.linear.bias[SHUFFLED_IDS[:3]].max() < -5 and model.training  # every step pushed it down
 
 
 def test_stages_run_after_every_plugin() -> None:
