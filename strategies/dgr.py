@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
 from strategies.dakd import DistributionAwareDistillationPlugin
-from strategies.gradient_reweighting import GradientReweightingPlugin
+from strategies.gradient_reweighting import GradientReweightingPlugin, StaticReweightingPlugin
 from strategies.heads import LinearHead
 from strategies.recipe import Context, Parts, Recipe
 
@@ -28,13 +28,15 @@ class DGR(Recipe):
     Fields
     ------
     groups, rule, attenuation, attenuation_counts, balance : see `GradientReweightingPlugin`.
-    distillation, weight : kind and lambda_b of `DistributionAwareDistillationPlugin`.
+    distillation, weight, entropy : kind, lambda_b and R of `DistributionAwareDistillationPlugin`.
+    reweight_distillation : multiply the distillation rows by A as well.
     """
 
     name: ClassVar[str] = "dgr"
     reference: ClassVar[str] = REFERENCE
     requires_memory: ClassVar[bool] = True
     offset: ClassVar[bool] = True  # logits + log prior in training
+    plugin: ClassVar[type[GradientReweightingPlugin]] = GradientReweightingPlugin
     groups: Literal["decoupled", "unified", "intra", "none"] = "decoupled"
     rule: Literal["official", "symmetric"] = "official"
     attenuation: Annotated[float, Ge(0)] = 1.0
@@ -42,16 +44,19 @@ class DGR(Recipe):
     balance: Literal["norm"] | float = "norm"
     distillation: Literal["dakd", "vanilla", "feature", "none"] = "dakd"
     weight: Annotated[float, Ge(0)] = 0.7
+    entropy: Annotated[float, Ge(0), Le(1)] | None = None
+    reweight_distillation: bool = False
 
     def build(self, context: Context) -> Parts:
-        distillation = DistributionAwareDistillationPlugin(self.distillation, self.weight)
-        reweighting = GradientReweightingPlugin(
+        distillation = DistributionAwareDistillationPlugin(self.distillation, self.weight, entropy=self.entropy)
+        reweighting = self.plugin(
             distillation,
             groups=self.groups,
             rule=self.rule,
             attenuation=self.attenuation,
             attenuation_counts=self.attenuation_counts,
             balance=self.balance,
+            reweight_distillation=self.reweight_distillation,
         )
         return Parts(
             head=LinearHead(context.num_features),
@@ -78,10 +83,38 @@ class UnifiedGR(DGR):
 
 @dataclass(frozen=True, kw_only=True)
 class IntraGR(DGR):
-    """alpha within old and within new classes, no ratio between them."""
+    """alpha within old and within new classes, no ratio between them; distillation rows as they come, beta = 1."""
 
     name: ClassVar[str] = "gr_intra"
     groups: Literal["decoupled", "unified", "intra", "none"] = "intra"
+    balance: Literal["norm"] | float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyKD(DGR):
+    """The ablation's baseline: cross-entropy and plain distillation, no row reweighted."""
+
+    name: ClassVar[str] = "ce_kd"
+    offset: ClassVar[bool] = False
+    groups: Literal["decoupled", "unified", "intra", "none"] = "none"
+    balance: Literal["norm"] | float = 1.0
+    distillation: Literal["dakd", "vanilla", "feature", "none"] = "vanilla"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedSoftmaxKD(CrossEntropyKD):
+    """The baseline with the regularised softmax."""
+
+    name: ClassVar[str] = "bsce_kd"
+    offset: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRStatic(DGR):
+    """The rule of DGR on image counts, known beforehand, in place of accumulated gradients."""
+
+    name: ClassVar[str] = "dgr_static"
+    plugin: ClassVar[type[GradientReweightingPlugin]] = StaticReweightingPlugin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +143,26 @@ class DGRNoOffset(DGR):
 
 @dataclass(frozen=True, kw_only=True)
 class DGRVanillaKD(DGR):
-    """Plain distillation of old logits."""
+    """Plain distillation of old logits: DAKD with R = 1 or w = 1, which are the same loss."""
 
     name: ClassVar[str] = "dgr_vanilla_kd"
     distillation: Literal["dakd", "vanilla", "feature", "none"] = "vanilla"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRMixedKD(DGR):
+    """DAKD with R = 0: the mixed logits alone."""
+
+    name: ClassVar[str] = "dgr_mixed_kd"
+    entropy: Annotated[float, Ge(0), Le(1)] | None = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGRReweightedKD(DGR):
+    """A on the distillation rows as well: the negative control."""
+
+    name: ClassVar[str] = "dgr_reweighted_kd"
+    reweight_distillation: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from strategies.teacher import InputTap, last_linear
 __all__ = [
     "DistributionAwareDistillationPlugin",
     "GradientReweightingPlugin",
+    "StaticReweightingPlugin",
     "attenuation_factor",
     "class_balance_ratios",
     "decoupled_ratios",
@@ -273,9 +274,13 @@ class GradientReweightingPlugin(SupervisedPlugin):
         (gradient,) = torch.autograd.grad(strategy._criterion(logits, strategy.mb_y), logits)
         return self.counts.seen.logits(gradient)
 
+    def _received(self) -> Tensor:
+        """(C,) how much each row is taken to have learned."""
+        return self.phi
+
     def _row_factors(self) -> Tensor:
         # Without the logit offset a class without images still collects gradient; it must not set a group's minimum.
-        phi = torch.where(self._has_images, self.phi, 0.0)
+        phi = torch.where(self._has_images, self._received(), 0.0)
         num_old = self.counts.seen.num_old
         if self.groups == "none":
             return torch.ones_like(phi)
@@ -306,6 +311,20 @@ class GradientReweightingPlugin(SupervisedPlugin):
             if parameter is None or parameter.grad is None:  # no bias, or frozen by another plugin
                 continue
             parameter.grad.index_copy_(0, rows, gradient.to(parameter.grad))
+
+
+class StaticReweightingPlugin(GradientReweightingPlugin):
+    """The same rule on the classes' available images n_j in place of Phi_j, as static 1 / n weights.
+
+    A control for what the accumulated norms know beyond counts; Phi is still recorded.
+    """
+
+    def _count(self, strategy: Any) -> None:
+        super()._count(strategy)
+        self._images = self.counts.available.to(strategy.device)
+
+    def _received(self) -> Tensor:
+        return self._images.to(self.phi.dtype)
 
 
 def _scaled_within_groups(phi: Tensor, num_old: int, r_old: Tensor, r_new: Tensor) -> Tensor:

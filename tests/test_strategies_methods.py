@@ -21,9 +21,10 @@ from strategies import registry
 from strategies.balanced_softmax import BalancedSoftmaxReplay
 from strategies.bic import BiC, ValidationSplitPlugin
 from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
-from strategies.dgr import DGR
+from strategies.dgr import DGR, DGRStatic
 from strategies.distillation import ClassShareDistillationPlugin
 from strategies.finetune import Finetune
+from strategies.gradient_reweighting import StaticReweightingPlugin
 from strategies.heads import CosineHead, LinearHead
 from strategies.icarl import ICaRL
 from strategies.joint import Joint, JointBalancedSoftmax
@@ -297,6 +298,27 @@ def test_dgr_without_its_parts_is_balanced_softmax() -> None:
         assert torch.allclose(value, plain.weights[name], rtol=1e-3, atol=1e-4), name
 
 
+@pytest.mark.parametrize(("name", "plain"), [("ce_kd", Replay()), ("bsce_kd", BalancedSoftmaxReplay())])
+def test_the_baselines_of_dgr_without_distillation_are_replay(name: str, plain: Recipe) -> None:
+    ends = end_of(registry.get(name)(weight=0.0), epochs=1), end_of(plain, epochs=1)  # type: ignore[call-arg]
+    for key, value in ends[0].weights.items():
+        assert torch.allclose(value, ends[1].weights[key], rtol=1e-3, atol=1e-4), key
+    assert changes(end_of(registry.get(name)(), epochs=1), ends[0])
+
+
+def test_static_weights_are_ratios_of_image_counts() -> None:
+    bench = Workbench(registry.get("dgr_static")())
+    trained = bench.start(epochs=1)
+    bench.go_on(trained, range(2))
+    plugin = next(p for p in trained.learner.plugins if isinstance(p, StaticReweightingPlugin))
+    old, new = (plugin.counts.available[s].double() for s in (slice(3), slice(3, None)))
+    rho = float(new.mean() / old.mean())
+    ratios = min(1.0, rho), min(1.0, rho * plugin.gamma)
+    expected = torch.cat([r * n.min() / n for r, n in zip(ratios, (old, new), strict=True)])
+    torch.testing.assert_close(plugin.row_factors.cpu(), expected)
+    assert len(set(expected.tolist())) > 2
+
+
 def test_balanced_softmax_on_equal_counts_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     def balanced(arrays: Any, sizes: Any = FROM_SCRATCH) -> Any:
         return long_tailed_benchmark(arrays, protocol=list(sizes), profile="conventional", max_count=6, order="ordered")
@@ -367,6 +389,8 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "balance": [1.0],
         "distillation": ["vanilla", "feature", "none"],
         "weight": [0.1],
+        "entropy": [0.0, 1.0],
+        "reweight_distillation": [True],
     },
     "joint": {"mode": ["continue"]},
     "joint_bsce": {"mode": ["continue"]},
@@ -413,6 +437,7 @@ LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
     "balanced_softmax, offset": (BalancedSoftmaxReplay(), Replay()),
     "joint_bsce, offset": (JointBalancedSoftmax(), Joint()),
     "dgr, offset": (DGR(), DGRWithoutOffset()),
+    "dgr, accumulated norms": (DGR(), DGRStatic()),
 }
 
 
