@@ -20,7 +20,9 @@ ROOMS = ("datasets", "strategies", "configs", "backbones")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run a command, and return the exit status: 0, 1 for failed runs, 2 for a mistake in the input."""
+    """Parse, run a command, and return the exit status: 0, 1 for failed runs, 2 for a mistake in the input, 75 for a
+    run or sweep that was stopped by a signal and goes on with the same command (`benchmark.interruption`).
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not (hasattr(options, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"imcil: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
-        print("\nimcil: stopped; the same command continues.", file=sys.stderr)
+        print("\nimcil: stopped.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `imcil list | head`
         sys.stderr.close()

@@ -24,6 +24,7 @@ from avalanche.core import BasePlugin
 from benchmark import checkpoint, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
+from benchmark.interruption import StopRequest
 from benchmark.loading import ArrayLoader
 from benchmark.metrics import all_metrics
 from benchmark.store import (
@@ -58,13 +59,21 @@ class Resolved:
     threads: int
 
 
-def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event: None, device: str = "auto") -> None:
+def execute(
+    run: RunConfig,
+    folder: RunFolder,
+    progress: Progress = lambda event: None,
+    device: str = "auto",
+    stop: StopRequest | None = None,
+) -> None:
     """Carry a run out, or on: a folder with a checkpoint continues after its last finished experience.
 
     Raises
     ------
     UserError : the config or the data is wrong; nothing was trained.
+    Interrupted : `stop` was requested; the run goes on when it is executed again.
     """
+    stop = stop or StopRequest()
     recipe, benchmark, arrays = prepare(run)
     previous = _last_checkpoint(run, folder)
     resolved = resolve(run, benchmark, device)
@@ -90,6 +99,7 @@ def execute(run: RunConfig, folder: RunFolder, progress: Progress = lambda event
     _cut(folder.diagnostics, done)
 
     for t, experience in enumerate(experiences[done:], start=done):
+        stop.check()
         started = time.perf_counter()
         learner.on_epoch = _reporter(progress, t, len(experiences), started)
         learner.train(experience, eval_streams=[])

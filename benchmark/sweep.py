@@ -11,13 +11,14 @@ from benchmark.config import RunConfig, validated
 from benchmark.engines.console import LiveView
 from benchmark.engines.local import InvalidRuns, LocalEngine
 from benchmark.errors import UserError
+from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.store import DamagedFile, RunFolder, read_json, write_json
 
 
 def run_sweep(
     runs: Sequence[RunConfig], directory: Path, jobs: int, device: str = "auto", fail_fast: bool = False
 ) -> int:
-    """Carry out the runs that have no result yet; returns the exit status (1 when some failed).
+    """Carry out the runs that have no result yet; returns the exit status: 1 some failed, 75 interrupted.
 
     Raises
     ------
@@ -37,15 +38,15 @@ def run_sweep(
             view.event(kind, name, content)
 
         try:
-            with view:
+            with view, StopRequest().listening("Stopping every run after its step; a second signal ends them at once."):
                 failures = LocalEngine(directory, jobs, device, listen).run(pending, fail_fast)
         except InvalidRuns as error:
             name, sentence = next(iter(error.problems.items()))
             more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
             raise UserError(f"{sentence}{more}" if len(runs) == 1 else f"{sentence}{more} The run is {name}.") from None
-        except KeyboardInterrupt:
-            print(f"\nStopped. Finished runs are kept; `imcil retry {directory}` continues.", file=sys.stderr)
-            return 130
+        except Interrupted:
+            print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
+            return RESUMABLE
     else:
         _write_plan(directory, runs)
     write_tables(directory)

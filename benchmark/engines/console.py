@@ -15,30 +15,38 @@ from rich.table import Table
 
 from benchmark.config import RunConfig
 from benchmark.engines.worker import carry_out
+from benchmark.interruption import RESUMABLE, StopRequest
 from benchmark.store import RunFolder
 
 
 def run_here(config: RunConfig, out: Path, device: str) -> int:
-    """Carry out one run in this process, then print its summary; returns the exit status (1 when it failed).
+    """Carry out one run in this process, then print its summary; returns the exit status: 1 failed, 75 interrupted.
 
     Raises
     ------
     UserError : the config does not fit its data; nothing was started.
     """
-    from benchmark import run
     from benchmark.sweep import write_tables
 
     console = Console()
     name = config.run_name
     folder = RunFolder(out / "runs" / name)
     if folder.read_result() is None:
-        run.check_device(device)
-        run.prepare(config)  # before the folder exists
-        view = LiveView([name])
-        with view:
-            view.event("started", name, None)
-            kind, _, message = carry_out(config, out, device, lambda event: view.event("progress", name, event))
-            view.event(kind, name, None)
+        with StopRequest().listening("Stopping after this step; a second signal ends it at once.") as stop:
+            from benchmark import run
+
+            run.check_device(device)
+            run.prepare(config)  # before the folder exists
+            view = LiveView([name])
+            with view:
+                view.event("started", name, None)
+                kind, _, message = carry_out(
+                    config, out, device, lambda event: view.event("progress", name, event), stop
+                )
+                view.event(kind, name, None)
+        if kind == "interrupted":
+            print("imcil: interrupted and saved; the same command continues.", file=sys.stderr)
+            return RESUMABLE
         if message is not None:
             record = f" The traceback is in {folder.failure}." if kind == "failed" else ""
             print(f"imcil: {message}{'' if message.endswith('.') else '.'}{record}", file=sys.stderr)
@@ -90,6 +98,8 @@ class LiveView:
             self.running[name] = {}
         elif kind == "progress":
             self.running[name] = content
+        elif kind == "interrupted":
+            self.running.pop(name, None)
         elif kind in ("done", "skipped", "failed", "died"):
             self.running.pop(name, None)
             self.finished += 1

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmark.config import RunConfig
 from benchmark.engines import worker
+from benchmark.interruption import RESUMABLE, Interrupted
 from benchmark.store import RunFolder
 
 Listener = Callable[[str, str | None, Any], None]  # kind, run name, content
@@ -47,8 +48,8 @@ class LocalEngine:
     ----------
     directory : results folder.
     jobs : number of workers; each uses one CPU thread.
-    listener : told about every event: checked, started, progress, done, skipped, failed, died. Nothing was written to
-        `directory` before checked.
+    listener : told about every event: checked, started, progress, done, skipped, failed, interrupted, died. Nothing was
+        written to `directory` before checked.
     """
 
     def __init__(self, directory: Path, jobs: int, device: str, listener: Listener) -> None:
@@ -62,8 +63,10 @@ class LocalEngine:
         Raises
         ------
         InvalidRuns : a run's config does not fit its data; nothing was started.
+        Interrupted : this process was asked to stop; every worker has saved its run and ended.
         """
         waiting = deque((run.run_name, run.model_dump(mode="json")) for run in runs)
+        configs = dict(waiting)
         failures: dict[str, str] = {}
         try:
             for _ in range(min(self.jobs, len(waiting))):
@@ -75,7 +78,9 @@ class LocalEngine:
                     if w.ready and w.run is None and waiting:
                         self._assign(w, waiting.popleft())
                 for w, kind, name, content in self._next_events():
-                    if kind == "died" and waiting:
+                    if kind == "interrupted" and name is not None:  # that worker alone was told to end
+                        waiting.append((name, configs[name]))
+                    if kind in ("interrupted", "died") and waiting:
                         self._start()
                     if kind in ("failed", "died") and name is not None:
                         failures[name] = content
@@ -84,6 +89,9 @@ class LocalEngine:
                     self.listener(kind, name, content)
                 if fail_fast and failures:
                     break
+        except Interrupted:
+            self._wind_down()
+            raise
         finally:
             self._stop()
         return failures
@@ -137,19 +145,33 @@ class LocalEngine:
                     w.ready = True
                     events.append((w, kind, name, content))
             except (EOFError, OSError):
-                events.append((w, "died", w.run, self._bury(w)))
+                events.append((w, *self._bury(w)))
         return events
 
-    def _bury(self, w: _Worker) -> str:
-        """Take a dead worker off the list and record what it cost; returns a message."""
+    def _bury(self, w: _Worker) -> tuple[str, str | None, str | None]:
+        """Take a dead worker off the list and record what it cost; returns (kind, run name, message)."""
         self.workers.remove(w)
         w.process.join(timeout=10)
+        if w.process.exitcode == RESUMABLE:
+            return "interrupted", w.run, None
         message = f"the worker process died (exit code {w.process.exitcode})"
         if not w.ready:
             raise RuntimeError(f"{message} before it took a run; its error is printed above")
         if w.run is not None:
             worker.record_failure(RunFolder(self.directory / "runs" / w.run), "killed", message, "")
-        return message
+        return "died", w.run, message
+
+    def _wind_down(self) -> None:
+        """Have every worker save its run and end, however long its step takes."""
+        for w in self.workers:
+            w.process.terminate()
+        channels = [w.channel for w in self.workers]
+        while channels:
+            for channel in wait(channels):
+                try:
+                    channel.recv()  # type: ignore  # a full pipe would block its worker
+                except (EOFError, OSError):  # it ended
+                    channels.remove(channel)  # type: ignore[arg-type]
 
     def _stop(self) -> None:
         for w in self.workers:

@@ -1,13 +1,13 @@
 """A worker process: imports torch once, checks or carries out the runs it is given, reports what happens.
 
 Messages to a worker: ("check", [(name, config), …]), ("run", name, config). Messages from it: (kind, name, content),
-kind one of ready, invalid, checked, progress, done, skipped, failed. It ends with its parent.
+kind one of ready, invalid, checked, progress, done, skipped, failed. It ends with its parent, and with
+status 75 when it is asked to stop (see `benchmark.interruption`), its run saved.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import traceback
 import warnings
@@ -20,13 +20,18 @@ from typing import Any
 
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
+from benchmark.interruption import Interrupted, StopRequest
 from benchmark.store import AlreadyRunning, RunFolder, read_json, write_json
 
 
 def main(channel: Connection, directory: Path, device: str) -> None:
     """Serve tasks until the parent goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with StopRequest().listening() as stop:
+        _serve(channel, directory, device, stop)
+
+
+def _serve(channel: Connection, directory: Path, device: str, stop: StopRequest) -> None:
     warnings.filterwarnings("ignore", message="no QP solver")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import torch
@@ -52,14 +57,16 @@ def main(channel: Connection, directory: Path, device: str) -> None:
             channel.send(("checked", None, None))
         else:
             name, config = content
-            channel.send(
-                carry_out(
-                    RunConfig.model_validate(config),
-                    directory,
-                    device,
-                    lambda event, name=name: channel.send(("progress", name, event)),  # type: ignore[misc]
-                )
+            outcome = carry_out(
+                RunConfig.model_validate(config),
+                directory,
+                device,
+                lambda event, name=name: channel.send(("progress", name, event)),  # type: ignore[misc]
+                stop,
             )
+            if outcome[0] != "interrupted":  # its end with status 75 says that
+                channel.send(outcome)
+            stop.check()
 
 
 def _end_with_parent() -> None:
@@ -71,9 +78,17 @@ def _end_with_parent() -> None:
 
 
 def carry_out(
-    config: RunConfig, directory: Path, device: str, progress: Callable[[dict[str, Any]], None]
+    config: RunConfig,
+    directory: Path,
+    device: str,
+    progress: Callable[[dict[str, Any]], None],
+    stop: StopRequest | None = None,
 ) -> tuple[str, str, str | None]:
-    """One run with its lock held; a failure becomes failure.json. Returns (kind, run name, message)."""
+    """One run with its lock held. Returns (kind, run name, message).
+
+    kind : done; skipped (finished, or another process has it); failed, with failure.json written; interrupted (asked
+        to stop by `stop`, checkpoint written: carried out again, it goes on).
+    """
     from benchmark import run
 
     name = config.run_name
@@ -82,8 +97,10 @@ def carry_out(
         with folder.lock():
             if folder.read_result() is not None:
                 return "skipped", name, None
-            run.execute(config, folder, progress, device)
+            run.execute(config, folder, progress, device, stop or StopRequest())
             return "done", name, None
+    except Interrupted:
+        return "interrupted", name, None
     except AlreadyRunning as error:
         return "skipped", name, str(error)
     except Exception as error:  # a failed run is a value: the sweep goes on
