@@ -60,6 +60,10 @@ class GrowingHead(DynamicModule):
             logits = logits.masked_fill(self.unseen, UNSEEN_LOGIT)
         return logits
 
+    def become_teacher(self) -> None:
+        """Called on the frozen copy that distillation uses. What calibrates predictions stays in it (WA, BiC), unless
+        a head takes it out here."""
+
     def reset(self) -> None:
         """Forget every class: the next experience starts the head anew (joint training from scratch)."""
         self.__init__(self.num_features)  # type: ignore[misc]
@@ -86,28 +90,28 @@ class LinearHead(GrowingHead):
         return self.linear(features)
 
 
-class CosineHead(GrowingHead):
-    """eta * cos(w_c, f) without bias; one learnable scale eta, from 1, shared by all classes (LUCIR, sec. 3.2).
+class SplitHead(GrowingHead):
+    """Base of heads whose rows live in two blocks, so that old ones can be frozen while the head goes on training.
 
-    The rows live in two blocks: `old` holds the classes of earlier experiences, `new` all other columns; at each growth
-    the new block moves behind the old one. With `freeze_old` the old block gets no gradient and no weight decay, as in
-    LUCIR with the less-forget constraint. `new_columns` are the columns whose rows are in `new`, in its order.
+    `old` holds the classes of earlier experiences, `new` all other columns; at each growth the new block moves behind
+    the old one. With `freeze_old` the old block gets no gradient and no weight decay. `new_columns` are the columns
+    whose rows are in `new`, in its order. `row_shape` is the shape of one class's row.
     """
 
     row_of_column: Tensor | None
 
-    def __init__(self, num_features: int, freeze_old: bool = False) -> None:
+    def __init__(self, num_features: int, freeze_old: bool = False, row_shape: tuple[int, ...] | None = None) -> None:
         super().__init__(num_features)
         self.freeze_old = freeze_old
-        self.eta = nn.Parameter(torch.ones(()))
-        self.old = nn.Parameter(torch.empty(0, num_features), requires_grad=not freeze_old)
-        self.new = nn.Parameter(torch.empty(0, num_features))
+        self.row_shape = (num_features,) if row_shape is None else row_shape
+        self.old = nn.Parameter(torch.empty(0, *self.row_shape), requires_grad=not freeze_old)
+        self.new = nn.Parameter(torch.empty(0, *self.row_shape))
         self.new_columns: list[int] = []
         self.register_buffer("row_of_column", None, persistent=False)  # None: rows are in the order of columns
 
     @property
     def weight(self) -> Tensor:
-        """The rows of all columns (C, d); on imcil's streams old ones first."""
+        """The rows of all columns (C, *row_shape); on imcil's streams old ones first."""
         rows = torch.cat([self.old, self.new])
         return rows if self.row_of_column is None else rows[self.row_of_column]
 
@@ -119,14 +123,14 @@ class CosineHead(GrowingHead):
 
     def extend(self, num_new: int) -> None:
         bound = 1 / math.sqrt(self.num_features)
-        rows = torch.empty(num_new, self.num_features).uniform_(-bound, bound).to(self.new)
+        rows = torch.empty(num_new, *self.row_shape).uniform_(-bound, bound).to(self.new)
         self._arrange(torch.cat([self.weight.detach(), rows]), self._known())
 
     def _known(self) -> list[int]:
         return (~self.unseen).nonzero().flatten().tolist()
 
     def _arrange(self, weight: Tensor, old_columns: list[int]) -> None:
-        """Put the rows (C, d) of `old_columns` into the old block, all others into the new one."""
+        """Put the rows of `old_columns` into the old block, all others into the new one."""
         old = set(old_columns)
         self.new_columns = [column for column in range(len(weight)) if column not in old]
         self.old = nn.Parameter(weight[old_columns], requires_grad=not self.freeze_old)
@@ -135,12 +139,23 @@ class CosineHead(GrowingHead):
         in_order = torch.equal(columns, torch.arange(len(weight)))
         self.row_of_column = None if in_order else columns.argsort().to(weight.device)
 
+    def reset(self) -> None:
+        self.__init__(self.num_features, self.freeze_old)  # type: ignore[misc]
+
+
+class CosineHead(SplitHead):
+    """eta * cos(w_c, f) without bias; one learnable scale eta, from 1, shared by all classes (LUCIR, sec. 3.2).
+
+    With `freeze_old` the rows of earlier classes stay, as in LUCIR with the less-forget constraint.
+    """
+
+    def __init__(self, num_features: int, freeze_old: bool = False, row_shape: tuple[int, ...] | None = None) -> None:
+        super().__init__(num_features, freeze_old, row_shape)
+        self.eta = nn.Parameter(torch.ones(()))
+
     def cosines(self, features: Tensor) -> Tensor:
         """Unscaled cosine scores (B, C) in [-1, 1]: what margin and mimic losses compare."""
         return nn.functional.normalize(features, dim=1) @ nn.functional.normalize(self.weight, dim=1).T
 
     def scores(self, features: Tensor) -> Tensor:
         return self.eta * self.cosines(features)
-
-    def reset(self) -> None:
-        self.__init__(self.num_features, self.freeze_old)  # type: ignore[misc]

@@ -103,20 +103,26 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
     def update(self, strategy: Any, dataset: AvalancheDataset) -> None:
         """Choose exemplars of `dataset`'s classes with the current network and cut the old ones to the new quota."""
         self.experiences.append(dataset)
-        by_class = class_positions(dataset)
-        quota = self.quota(len(self.positions) + len(by_class))
+        quota = self.quota(len(set(self.positions) | set(class_positions(dataset))))
+        for label, chosen in self.choose(strategy, dataset, quota).items():
+            self.positions[label] = [(len(self.experiences) - 1, position) for position in chosen]
+        for label in self.positions:
+            self.positions[label] = self.positions[label][:quota]  # herding's order is its ranking: drop the tail
+
+    def choose(self, strategy: Any, dataset: AvalancheDataset, quota: int) -> dict[int, list[int]]:
+        """class -> positions in `dataset` of its min(quota, n) best images by the current network, best first."""
+        chosen: dict[int, list[int]] = {}
         if self.selection == "herding" and quota:
             features = extract_features(strategy, dataset).features
-        for label, positions in by_class.items():
+        for label, positions in class_positions(dataset).items():
             if not quota:
                 order = []
             elif self.selection == "herding":
                 order = herding_order(features[positions], quota).tolist()
             else:
                 order = np.random.default_rng([self.seed, label]).permutation(len(positions))[:quota].tolist()
-            self.positions[label] = [(len(self.experiences) - 1, int(positions[i])) for i in order]
-        for label in self.positions:
-            self.positions[label] = self.positions[label][:quota]  # herding's order is its ranking: drop the tail
+            chosen[label] = [int(positions[i]) for i in order]
+        return chosen
 
     def state_dict(self) -> dict[str, Any]:
         return {"positions": [[label, *map(list, kept)] for label, kept in self.positions.items()]}

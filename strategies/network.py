@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from strategies.heads import GrowingHead
+from strategies.losses import full_precision
 
 
 class IncrementalNetwork(nn.Module):
@@ -17,7 +19,7 @@ class IncrementalNetwork(nn.Module):
 
     The head always runs in full precision, whatever autocast the backbone runs under: 1/100-scale logit gradients of
     rare classes vanish in bfloat16. `last_features` holds the features (B, d) of the latest forward pass, with their
-    graph, for the losses that work on features.
+    graph, for the losses that work on features; after `keep_maps()`, `last_maps` holds the backbone's stage maps too.
     """
 
     def __init__(self, backbone: nn.Module, head: GrowingHead) -> None:
@@ -25,30 +27,64 @@ class IncrementalNetwork(nn.Module):
         self.backbone = backbone
         self.head = head
         self.last_features: Tensor | None = None
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self.last_maps: list[Tensor] | None = None
+        self._keeps_maps = False
+        self._compiled: Callable[[Tensor], Any] | None = None
         self._compiled_batch = 0
         self._initial_backbone = {key: value.clone() for key, value in backbone.state_dict().items()}
 
     def features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> features (B, d), at least float32."""
-        features = self._run_backbone(x)
-        return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+        if not self._keeps_maps:
+            return full_precision(self._run_backbone(x))
+        maps, features = self.maps_and_features(x)
+        if self.backbone.training:
+            self.last_maps = maps
+        return features
+
+    def keep_maps(self) -> None:
+        """From now on every forward pass in training leaves the backbone's stage maps in `last_maps`.
+
+        Raises
+        ------
+        ValueError : the backbone has no `forward_maps(x)`.
+        """
+        if self._keeps_maps:
+            return
+        if not hasattr(self.backbone, "forward_maps"):
+            raise ValueError(
+                f"the backbone {type(self.backbone).__name__} has no forward_maps(x) -> (stage maps, features), which "
+                "this method distils"
+            )
+        self._keeps_maps = True
+        if self._compiled is not None:
+            self.compile_backbone(self._compiled_batch)
+
+    def maps_and_features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Images (B, 3, H, W) -> the pre-ReLU maps (B, c, h, w) of every stage, and the features (B, d)."""
+        backbone: Any = self.backbone
+        maps, features = self._run_backbone(x) if self._keeps_maps else backbone.forward_maps(x)
+        return maps, full_precision(features)
 
     def compile_backbone(self, batch_size: int) -> None:
         """Compile the backbone for full training batches. The head grows and last batches vary: they run eagerly."""
-        self._compiled = torch.compile(self.backbone, dynamic=False)
+        self._compiled = torch.compile(self._eager(), dynamic=False)
         self._compiled_batch = batch_size
 
-    def _run_backbone(self, x: Tensor) -> Tensor:
+    def _eager(self) -> Any:
+        return self.backbone.forward_maps if self._keeps_maps else self.backbone
+
+    def _run_backbone(self, x: Tensor) -> Any:
+        """The backbone's features; once maps are kept, (maps, features)."""
         if self._compiled is None or not self.backbone.training or len(x) != self._compiled_batch:
-            return self.backbone(x)
+            return self._eager()(x)
         try:
             return self._compiled(x)
         except Exception as error:  # no compiler on this machine, or a backbone it cannot handle
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the backbone runs uncompiled: {reason}", stacklevel=2)
             self._compiled = None
-            return self.backbone(x)
+            return self._eager()(x)
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, d) -> logits (B, C)."""
@@ -71,7 +107,8 @@ class IncrementalNetwork(nn.Module):
         nn.Module.__init__(clone)
         clone.backbone = copy.deepcopy(self.backbone, memo)
         clone.head = copy.deepcopy(self.head, memo)
-        clone.last_features = None
+        clone.last_features = clone.last_maps = None
+        clone._keeps_maps = self._keeps_maps
         clone._compiled, clone._compiled_batch = None, 0
         clone._initial_backbone = self._initial_backbone
         return clone

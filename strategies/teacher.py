@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.heads import GrowingHead
+
 
 def autocast_of(strategy: Any) -> AbstractContextManager:
     """The precision context a strategy trains under; stock Avalanche templates have none."""
@@ -83,6 +85,9 @@ class Teacher:
     def snapshot(self, model: nn.Module) -> None:
         """Replace the teacher by a copy of `model`."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        head = getattr(self.model, "head", None)
+        if isinstance(head, GrowingHead):
+            head.become_teacher()
         self._tap.detach()
 
     @torch.no_grad()
@@ -105,6 +110,12 @@ class Teacher:
             self._tap.attach(last_linear(model))
         logits = model(x)
         return self._tap.take(), logits
+
+    @torch.no_grad()
+    def maps_and_features(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Images (B, ...) -> the backbone's stage maps (B, c, H, W) and features (B, d), as the network gives them."""
+        model: Any = self._copy()
+        return model.maps_and_features(x)
 
     def _copy(self) -> nn.Module:
         if self.model is None:

@@ -30,6 +30,7 @@ from strategies.replay import Replay
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.stage import FreshFeatures, Images, Stage, StageRunner
+from strategies.teacher import Teacher
 from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation
 
 # --- schedules -----------------------------------------------------------------------------------------------------
@@ -430,6 +431,47 @@ def test_a_copy_shares_nothing_with_its_network() -> None:
         for value in model.state_dict().values():
             value.add_(1)
     assert torch.equal(teacher(x), expected) and not torch.allclose(model(x), expected)
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet20"])
+def test_kept_maps_are_those_of_the_training_pass(name: str) -> None:
+    backbone: Any = models.build(name, last_relu=False)
+    model, x = IncrementalNetwork(backbone, LinearHead(backbone.num_features)), torch.randn(4, 3, 8, 8)
+    model.head.adaptation(SimpleNamespace(classes_in_this_experience=[0, 1]))
+    plain = model(x)
+    assert model.last_maps is None
+    model.keep_maps()
+    assert torch.equal(model(x), plain) and model.last_features is not None and model.last_maps is not None
+    assert torch.equal(model.last_maps[-1].mean(dim=(2, 3)), model.last_features) and model.last_maps[0].requires_grad
+    kept = model.last_maps
+    teacher = Teacher()
+    teacher.snapshot(model)
+    maps, features = teacher.maps_and_features(x)
+    assert not features.requires_grad and [m.shape for m in maps] == [m.shape for m in kept]
+    expected = model.eval()(x)
+    assert model.last_maps is kept  # evaluation leaves none
+    assert torch.equal(model.classify(features), expected) and not torch.equal(maps[0], kept[0])
+
+
+def test_maps_need_a_backbone_that_gives_them() -> None:
+    with pytest.raises(ValueError, match=r"the backbone Flatten has no forward_maps"):
+        IncrementalNetwork(nn.Flatten(), LinearHead(4)).keep_maps()
+
+
+def test_kept_maps_survive_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def compile(module: Any, **kwargs: Any) -> Any:
+        compiled.append(getattr(module, "__name__", "forward"))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = network()
+    model.compile_backbone(batch_size=4)
+    model.keep_maps()
+    model.keep_maps()
+    model(torch.randn(4, 3, 8, 8))
+    assert compiled == ["forward", "forward_maps"] and model.last_maps is not None and len(model.last_maps) == 4
 
 
 def test_reset_brings_back_the_first_weights_and_forgets_classes() -> None:
