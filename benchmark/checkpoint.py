@@ -31,6 +31,7 @@ class Checkpoint:
 
 def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Store a checkpoint atomically, then drop those older than the last two."""
+    folder.confirm()
     buffer = io.BytesIO()
     torch.save(
         {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}, buffer

@@ -65,8 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--allow-code", action="store_true", help=help_text)
 
     def takes_engine(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+        sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core, or per GPU")
+        sub.add_argument(
+            "--per-gpu", type=int, default=1, metavar="N", help="worker processes on each GPU (default: 1)"
+        )
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda (all GPUs), cuda:1, …")
         sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
 
     run = add("run", "train and evaluate one method on one stream", _run)
@@ -155,15 +158,15 @@ def _sweep(options: argparse.Namespace) -> int:
     plan = config.load(options.config, options.overrides)
     runs = plan.runs()
     _check_code(options, runs)
-    return sweep.run_sweep(runs, _out(options, plan.name), _jobs(options), options.device, options.fail_fast)
+    return sweep.run_sweep(runs, _out(options, plan.name), _devices(options), fail_fast=options.fail_fast)
 
 
 def _retry(options: argparse.Namespace) -> int:
-    from benchmark import sweep
+    from benchmark import plan, sweep
 
-    runs = sweep.planned_runs(options.directory)
+    runs = plan.planned_runs(options.directory)
     _check_code(options, runs)
-    return sweep.run_sweep(runs, options.directory, _jobs(options), options.device, options.fail_fast)
+    return sweep.run_sweep(runs, options.directory, _devices(options), retry=True, fail_fast=options.fail_fast)
 
 
 def _out(options: argparse.Namespace, name: str) -> Path:
@@ -181,13 +184,15 @@ def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
             raise UserError(f'The config would run code from "{file}": give --allow-code if you trust it.')
 
 
-def _jobs(options: argparse.Namespace) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if options.jobs == "auto":
-        return cores
-    if not options.jobs.isdigit() or int(options.jobs) < 1:
+def _devices(options: argparse.Namespace) -> list[str]:
+    """One worker for each of these."""
+    from benchmark.engines.device import worker_devices
+
+    if options.jobs != "auto" and (not options.jobs.isdigit() or int(options.jobs) < 1):
         raise UserError(f"--jobs must be auto or a number from 1, got {options.jobs}.")
-    return int(options.jobs)
+    if options.per_gpu < 1:
+        raise UserError(f"--per-gpu must be 1 or more, got {options.per_gpu}.")
+    return worker_devices(options.device, None if options.jobs == "auto" else int(options.jobs), options.per_gpu)
 
 
 def _stream(options: argparse.Namespace) -> int:

@@ -106,6 +106,7 @@ def execute(
         trained = time.perf_counter()
         record, confusion = evaluate(learner, benchmark, t)
         _write_confusion(folder.confusion_of(t), confusion)
+        folder.confirm()
         append_jsonl(folder.metrics, record)
         records.append(record)
         for observer in observers:
@@ -113,6 +114,7 @@ def execute(
         append_jsonl(folder.cost, _cost(t, trained - started, time.perf_counter() - trained, learner))
         state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
         checkpoint.write(folder, state)
+    folder.confirm()
     write_json(folder.result, result(run, benchmark, records))
     folder.failure.unlink(missing_ok=True)  # of an earlier attempt
     checkpoint.remove(folder)

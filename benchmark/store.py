@@ -1,174 +1,39 @@
-"""Run folders: atomic writes, state derived from the files, tolerant loading.
+"""Run folders: paths, state derived from the files, tolerant loading.
 
-Every file of a run is written through `write_bytes` (temporary name in the same folder, flush, fsync, replace, fsync of
-the folder) or grows by whole, synced lines through `append_jsonl`. Nothing here trusts what it reads: a damaged file is
-reported by name, a torn last line is dropped, and a result counts only when all of it can be read.
+Nothing here trusts what it reads: a damaged file is reported by name, and a result counts only when all of it can be
+read. The helpers that every file is written and read with are in `benchmark.files`, and are handed on from here.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
-import json
-import os
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from benchmark import claims
+from benchmark.claims import AlreadyRunning, ClaimLost
 from benchmark.errors import UserError
+from benchmark.files import (
+    DamagedFile,
+    append_jsonl,
+    config_hash,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "FORMAT", "AlreadyRunning", "ClaimLost", "DamagedFile", "RunFolder", "RunRecord", "State", "append_jsonl",
+    "config_hash", "load_runs", "read_json", "read_jsonl", "write_bytes", "write_json", "write_text",
+]  # fmt: skip
 
 FORMAT = 1  # of result.json
 State = Literal["done", "running", "failed", "interrupted", "pending"]
-
-
-class DamagedFile(ValueError):
-    """A file exists but its content is not what was written; the message names it."""
-
-
-class AlreadyRunning(RuntimeError):
-    """Another process holds the lock of this run."""
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace `path` with `data`: after a crash at any moment the old or the new content is there, whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Atomically write `text` as UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: str | Path, value: Mapping[str, Any] | list[Any]) -> None:
-    """Atomically write JSON that depends on the value only: sorted keys, shortest floats, NaN and infinity as null."""
-    write_text(path, json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n")
-
-
-def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
-    """Append one record as a whole line, synced. A torn last line, left by a crash, is cut off first."""
-    path = Path(path)
-    line = json.dumps(_plain(record), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    created = not path.exists()
-    with path.open("a+b") as file:
-        file.seek(0)
-        data = file.read()
-        whole = _whole_lines(data)
-        if len(whole) < len(data):
-            file.truncate(len(whole))
-        if whole and not whole.endswith(b"\n"):
-            line = b"\n" + line
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
-    if created:
-        _sync_folder(path.parent)
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises FileNotFoundError, or DamagedFile when it does not parse."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged: {error}.") from error
-
-
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read the records of a line file; [] when there is none. A torn last line is dropped.
-
-    Raises DamagedFile when any other line is not a JSON object: records are never dropped silently from the middle.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    records = []
-    for number, line in enumerate(_whole_lines(data).splitlines(), start=1):
-        record = _parse_object(line)
-        if record is None:
-            raise DamagedFile(f"{path} is damaged: line {number} is not a JSON object.")
-        records.append(record)
-    return records
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of `config`; run names carry its first 10 characters.
-
-    The order of keys does not matter, nor does 1 against 1.0 in a float field: whole floats are written as integers.
-    """
-    canonical = json.dumps(
-        _plain(config, whole_floats=True), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    )
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
-
-
-def _plain(value: Any, whole_floats: bool = False) -> Any:
-    """`value` in JSON's own types; numbers that JSON cannot hold become None."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, whole_floats) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, whole_floats) for item in value]
-    if isinstance(value, float):
-        if not np.isfinite(value):
-            return None
-        return int(value) if whole_floats and value.is_integer() else value
-    return str(value) if isinstance(value, Path) else value
-
-
-def _parse_object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _whole_lines(data: bytes) -> bytes:
-    """`data` without a torn last line; a crash can tear no other, because each append is synced before the next."""
-    body = data[:-1] if data.endswith(b"\n") else data
-    start = body.rfind(b"\n") + 1
-    return data if _parse_object(body[start:]) is not None else data[:start]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems cannot sync a folder
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-# --- run folders ------------------------------------------------------------------------------------------------------
 
 
 class RunFolder:
@@ -188,7 +53,7 @@ class RunFolder:
         self.log = self.path / "log.txt"
         self.failure = self.path / "failure.json"
         self.result = self.path / "result.json"
-        self.lock_file = self.path / "run.lock"
+        self.held: claims.Hold | None = None  # while this process carries the run out
 
     def confusion_of(self, experience: int) -> Path:
         """confusion/NN.npz of one experience."""
@@ -196,20 +61,53 @@ class RunFolder:
 
     @property
     def state(self) -> State:
-        """done: valid result.json; running: its lock is held; failed: failure.json; interrupted: it left progress."""
+        """done: valid result.json; running: a living worker claims it; failed: failure.json; interrupted: progress."""
         if self.read_result() is not None:
             return "done"
         return self.unfinished_state()
 
     def unfinished_state(self) -> State:
         """The state of a run known to have no valid result."""
-        if self._is_locked():
+        claim = claims.newest(self.path)
+        if claim and claim.is_alive(time.time()):
             return "running"
-        if self.failure.exists():
+        if self.has_failed:
             return "failed"
         if self.metrics.exists() or any(self.checkpoints.glob("[!.]*")):
             return "interrupted"
         return "pending"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its last attempt failed and no other is to follow."""
+        return self.failure.exists() and self.next_attempt is None
+
+    @property
+    def next_attempt(self) -> Literal["any", "alone"] | None:
+        """How a run that failed is to be done again, None when it is not: "alone" means by itself on its device."""
+        again = self.read_failure().get("again")
+        return again if again in ("any", "alone") else None
+
+    def read_failure(self) -> dict[str, Any]:
+        """The content of failure.json, {} when it is missing or damaged."""
+        try:
+            failure = read_json(self.failure)
+        except (OSError, DamagedFile):
+            return {}
+        return failure if isinstance(failure, dict) else {}
+
+    def record_failure(
+        self, kind: str, exception: str, traceback: str = "", again: Literal["any", "alone"] | None = None
+    ) -> None:
+        """Write failure.json with the number of this attempt; with `again` another attempt follows."""
+        before = self.read_failure().get("attempt")
+        attempt = before + 1 if isinstance(before, int) else 1
+        failure = {"kind": kind, "exception": exception, "traceback": traceback, "attempt": attempt, "again": again}
+        write_json(self.failure, failure)
+
+    def forgive(self) -> None:
+        """Have a failed run done again."""
+        write_json(self.failure, {**self.read_failure(), "again": "any"})
 
     def read_result(self) -> dict[str, Any] | None:
         """The content of result.json, or None when it is missing, damaged or incomplete.
@@ -228,31 +126,30 @@ class RunFolder:
         return result if version == FORMAT and isinstance(result.get("classifiers"), dict) else None
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel frees it even on SIGKILL. Raises AlreadyRunning if it is taken."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open("a") as file:
-            for patience in (0.02, 0.05, 0.1, 0.2, None):  # a reader's look at the state holds the lock for an instant
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if patience is None:
-                        raise AlreadyRunning(f"{self.name} is being run by another process.") from None
-                    time.sleep(patience)
+    def claim(self, lease: float = claims.LEASE) -> Iterator[claims.Hold]:
+        """Hold the run for this process; see `benchmark.claims`. Raises AlreadyRunning if a living worker holds it."""
+        with claims.hold(self.path, lease, self._mark()) as held:
             for leftover in self.checkpoints.glob(".*.tmp"):  # of a killed write; only the holder writes checkpoints
                 leftover.unlink(missing_ok=True)
-            yield
+            self.held = held
+            try:
+                yield held
+            finally:
+                self.held = None
+                held.done = self.result.exists()
 
-    def _is_locked(self) -> bool:
-        try:
-            with self.lock_file.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # no lock file, or a file system without locks
-            return False
-        return False
+    def confirm(self) -> None:
+        """Raise ClaimLost if this process claimed the run and another worker took it over since."""
+        if self.held:
+            self.held.confirm()
+
+    def _mark(self) -> int:
+        """A number that changes when the run moves on."""
+        times = [0]
+        for path in (self.metrics, *self.checkpoints.glob("[!.]*")):
+            with suppress(OSError):
+                times.append(path.stat().st_mtime_ns)
+        return max(times)
 
 
 @dataclass(frozen=True)

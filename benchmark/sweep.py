@@ -7,25 +7,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import RunConfig, validated
+from benchmark.claims import LEASE
+from benchmark.config import RunConfig
 from benchmark.engines.console import LiveView
 from benchmark.engines.local import InvalidRuns, LocalEngine
 from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
-from benchmark.store import DamagedFile, RunFolder, read_json, write_json
+from benchmark.plan import write_plan
+from benchmark.store import RunFolder
 
 
 def run_sweep(
-    runs: Sequence[RunConfig], directory: Path, jobs: int, device: str = "auto", fail_fast: bool = False
+    runs: Sequence[RunConfig],
+    directory: Path,
+    devices: Sequence[str],
+    *,
+    retry: bool = False,
+    fail_fast: bool = False,
+    lease: float = LEASE,
 ) -> int:
     """Carry out the runs that have no result yet; returns the exit status: 1 some failed, 75 interrupted.
+
+    Parameters
+    ----------
+    devices : one worker for each of these.
+    retry : carry out runs that failed earlier, too.
 
     Raises
     ------
     UserError : a run's config does not fit its data; nothing was started.
     """
-    pending = [run for run in runs if RunFolder(directory / "runs" / run.run_name).read_result() is None]
-    finished = len(runs) - len(pending)
+    folders = {run.run_name: RunFolder(directory / "runs" / run.run_name) for run in runs}
+    states = {name: folder.state for name, folder in folders.items()}
+    leave = ("done",) if retry else ("done", "failed")
+    pending = [run for run in runs if states[run.run_name] not in leave]
+    finished = sum(state == "done" for state in states.values())
     if finished:
         print(f"{finished} of {len(runs)} runs are finished already.")
     failures: dict[str, str] = {}
@@ -34,12 +50,17 @@ def run_sweep(
 
         def listen(kind: str, name: str | None, content: Any) -> None:
             if kind == "checked":  # a mistake leaves nothing behind
-                _write_plan(directory, runs)
+                write_plan(directory, runs)
+                for folder in (folders[run.run_name] for run in pending):
+                    if folder.state == "failed":
+                        folder.forgive()
+            elif kind in ("failed", "died") and name is not None:
+                failures[name] = content
             view.event(kind, name, content)
 
         try:
             with view, StopRequest().listening("Stopping every run after its step; a second signal ends them at once."):
-                failures = LocalEngine(directory, jobs, device, listen).run(pending, fail_fast)
+                LocalEngine(directory, devices, listen, lease).run(pending, fail_fast)
         except InvalidRuns as error:
             name, sentence = next(iter(error.problems.items()))
             more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
@@ -48,7 +69,13 @@ def run_sweep(
             print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
             return RESUMABLE
     else:
-        _write_plan(directory, runs)
+        write_plan(directory, runs)
+    for name, folder in folders.items():  # what failed elsewhere, and what came right after all
+        state = folder.state
+        if state == "failed":
+            failures[name] = str(folder.read_failure().get("exception") or "no reason recorded")
+        elif state == "done":
+            failures.pop(name, None)
     write_tables(directory)
     write_figures(directory)
     for name, message in failures.items():
@@ -58,35 +85,6 @@ def run_sweep(
             f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr
         )
     return 1 if failures else 0
-
-
-def planned_runs(directory: Path) -> list[RunConfig]:
-    """The runs of DIR/sweep.json."""
-    path = directory / "sweep.json"
-    try:
-        return [validated(config) for config in _plan(directory).values()]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{directory} holds no sweep: it has no sweep.json.") from None
-    except UserError as error:
-        raise UserError(f"{path} does not fit this imcil: {error}") from error
-    except (DamagedFile, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
-
-
-def _plan(directory: Path) -> dict[str, Any]:
-    """Name -> config of the runs of DIR/sweep.json."""
-    return dict(read_json(directory / "sweep.json")["runs"])
-
-
-def _write_plan(directory: Path, runs: Sequence[RunConfig]) -> None:
-    """Remember what the sweep consists of: the runs asked for now, and earlier ones that were at least started."""
-    try:
-        earlier = _plan(directory)
-    except (OSError, DamagedFile, KeyError, TypeError, ValueError):
-        earlier = {}
-    kept = {name: config for name, config in earlier.items() if (directory / "runs" / name).is_dir()}
-    plan = {**kept, **{run.run_name: run.model_dump(mode="json") for run in runs}}
-    write_json(directory / "sweep.json", {"runs": plan})
 
 
 def write_tables(directory: Path) -> None:

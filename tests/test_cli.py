@@ -358,7 +358,7 @@ def test_a_run_that_is_being_run_elsewhere_is_left_alone(workplace: Path, capfd:
 
     name = config.load("digits", TINY).base.run_name
     folder = store.RunFolder(workplace / "o" / "runs" / name)
-    with folder.lock():
+    with folder.claim():
         assert main(["run", "digits", *TINY, "--out", "o"]) == 1
         assert capfd.readouterr().err == f"imcil: {name} is being run by another process.\n"
         store.write_json(folder.config, {})
@@ -379,7 +379,7 @@ def test_status_counts_every_state(workplace: Path, capfd: pytest.CaptureFixture
     (runs / "damaged").mkdir()
     (runs / "damaged" / "config.json").write_text("{")
     store.write_json(workplace / "sweep.json", {"runs": dict.fromkeys(("failed", "running", "not begun"), config)})
-    with store.RunFolder(runs / "running").lock():
+    with store.RunFolder(runs / "running").claim():
         assert main(["status", "."]) == 0
     out = capfd.readouterr().out
     rows = {" ".join(line.split()) for line in out.splitlines()}

@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmark import store, sweep
+from benchmark import store
 from benchmark.cli import main
 from benchmark.config import validated
 from benchmark.errors import UserError
+from benchmark.plan import planned_runs
 from benchmark.store import RunFolder, load_runs, read_json, read_jsonl
 
 CONFIG = """
@@ -324,7 +325,7 @@ def test_a_stopped_sweep_leaves_no_worker_behind(place: Path, how: signal.Signal
             "Stopped, every run is saved; `imcil retry out` continues.\n",
         ]
     assert {record.state for record in load_runs(place / "out")} <= {"pending", "interrupted"}
-    assert len(sweep.planned_runs(place / "out")) == 2
+    assert len(planned_runs(place / "out")) == 2
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -332,15 +333,15 @@ def test_a_stopped_sweep_leaves_no_worker_behind(place: Path, how: signal.Signal
 
 def test_plans_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no sweep: it has no sweep\.json"):
-        sweep.planned_runs(tmp_path)
+        planned_runs(tmp_path)
     plan = tmp_path / "sweep.json"
     for content in ("{", "[]", "{}", '{"runs": 3}', '{"runs": {"a": 3}}'):
         plan.write_text(content)
         with pytest.raises(UserError, match=r"sweep\.json (is damaged|does not fit this imcil)"):
-            sweep.planned_runs(tmp_path)
+            planned_runs(tmp_path)
     store.write_json(plan, {"runs": {"a": {"training": {"speed": 3}}}})
     with pytest.raises(UserError, match=r'does not fit this imcil: Unknown config key "training\.speed"'):
-        sweep.planned_runs(tmp_path)
+        planned_runs(tmp_path)
 
 
 def test_plan_is_the_resolved_configs_by_name(swept: Any) -> None:

@@ -39,11 +39,9 @@ def run_here(config: RunConfig, out: Path, device: str) -> int:
             run.prepare(config)  # before the folder exists
             view = LiveView([name])
             with view:
-                view.event("started", name, None)
-                kind, _, message = carry_out(
-                    config, out, device, lambda event: view.event("progress", name, event), stop
-                )
-                view.event(kind, name, None)
+                if folder.state == "failed":
+                    folder.forgive()
+                kind, message = carry_out(config, folder, device, view.event, stop)
         if kind == "interrupted":
             print("imcil: interrupted and saved; the same command continues.", file=sys.stderr)
             return RESUMABLE
@@ -69,7 +67,7 @@ class LiveView:
     def __init__(self, names: Sequence[str]) -> None:
         self.console = Console()
         self.total = len(names)
-        self.finished = 0
+        self.ended: set[str] = set()
         self.running: dict[str, dict[str, Any]] = {}
         self.started_at = time.monotonic()
         self.last_line: dict[str, float] = {}
@@ -92,20 +90,21 @@ class LiveView:
 
     def event(self, kind: str, name: str | None, content: Any) -> None:
         """Take in one event and show it."""
+        if kind == "waiting":
+            self.console.print(f"{content} runs are in the hands of workers elsewhere; waiting for them.")
         if name is None:
             return
         if kind == "started":
             self.running[name] = {}
         elif kind == "progress":
             self.running[name] = content
-        elif kind == "interrupted":
+        else:
             self.running.pop(name, None)
-        elif kind in ("done", "skipped", "failed", "died"):
-            self.running.pop(name, None)
-            self.finished += 1
+        if kind in ("done", "failed", "died", "found"):
+            self.ended.add(name)
             elapsed = time.monotonic() - self.started_at
-            left = elapsed / self.finished * (self.total - self.finished)
-            self.progress.update(self.task, completed=self.finished, left=f"about {_duration(left)} left")
+            left = elapsed / len(self.ended) * (self.total - len(self.ended))
+            self.progress.update(self.task, completed=len(self.ended), left=f"about {_duration(left)} left")
         if self.live:
             if kind in ("failed", "died"):
                 self.console.print(f"[red]failed[/] {name}: {content}")
@@ -136,9 +135,9 @@ class LiveView:
             self.last_line[name] = now
             print(f"{name}: experience {content['experience'] + 1}/{content['experiences']}, "
                   f"loss {content['loss']:.3f}, {content['rate']:.0f} images/s", flush=True)  # fmt: skip
-        elif kind != "started":
+        elif kind not in ("started", "found"):
             tail = f": {content}" if content else ""
-            print(f"[{self.finished}/{self.total}] {kind} {name}{tail}", flush=True)
+            print(f"[{len(self.ended)}/{self.total}] {kind} {name}{tail}", flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -1,28 +1,32 @@
-"""The local engine: worker processes kept alive between runs, one run each at a time.
+"""The local engine: worker processes of this machine, each of which carries out one run after the other.
 
-The engine holds no state that matters: which runs are done is read from their folders, and a worker that dies costs
-the run it was on, no other.
+It starts them, passes on what they tell, records a run as killed when its worker dies, and starts another worker.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+import threading
+import time
+import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from benchmark.claims import LEASE
 from benchmark.config import RunConfig
-from benchmark.engines import worker
-from benchmark.interruption import RESUMABLE, Interrupted
-from benchmark.store import RunFolder
+from benchmark.engines.worker import Listener, check, work
+from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
+from benchmark.store import AlreadyRunning, RunFolder
 
-Listener = Callable[[str, str | None, Any], None]  # kind, run name, content
+LOOK_EVERY = 2.0  # seconds, at runs that workers of others have in hand
+Event = tuple["_Worker", str, str | None, Any]  # who, kind, run name, content
 
 
 class InvalidRuns(Exception):
@@ -33,11 +37,13 @@ class InvalidRuns(Exception):
         self.problems = problems
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     channel: Connection
+    device: str
     ready: bool = False
+    finished: bool = False
     run: str | None = None
 
 
@@ -47,56 +53,72 @@ class LocalEngine:
     Parameters
     ----------
     directory : results folder.
-    jobs : number of workers; each uses one CPU thread.
-    listener : told about every event: checked, started, progress, done, skipped, failed, interrupted, died. Nothing was
-        written to `directory` before checked.
+    devices : one worker for each of these; a worker uses one CPU thread.
+    listener : told about every event: checked, waiting, died, and those of `work`. Nothing was written to `directory`
+        before checked.
     """
 
-    def __init__(self, directory: Path, jobs: int, device: str, listener: Listener) -> None:
-        self.directory, self.jobs, self.device, self.listener = directory, jobs, device, listener
+    def __init__(self, directory: Path, devices: Sequence[str], listener: Listener, lease: float = LEASE) -> None:
+        self.directory, self.devices, self.listener, self.lease = directory, list(devices), listener, lease
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
 
-    def run(self, runs: Sequence[RunConfig], fail_fast: bool = False) -> dict[str, str]:
-        """Check all runs, then carry them out. Returns failures: run name -> message.
+    def run(self, runs: Sequence[RunConfig], fail_fast: bool = False) -> None:
+        """Check all runs, then have them carried out; returns when each is done or failed, here or elsewhere.
 
         Raises
         ------
         InvalidRuns : a run's config does not fit its data; nothing was started.
         Interrupted : this process was asked to stop; every worker has saved its run and ended.
         """
-        waiting = deque((run.run_name, run.model_dump(mode="json")) for run in runs)
-        configs = dict(waiting)
-        failures: dict[str, str] = {}
+        self.runs, self.fail_fast = list(runs), fail_fast
         try:
-            for _ in range(min(self.jobs, len(waiting))):
-                self._start()
-            self._check(list(waiting))
+            for device in self.devices[: len(runs)]:
+                self._start(device)
+            self._check()
             self.listener("checked", None, None)
-            while waiting or any(w.run for w in self.workers):
-                for w in self.workers:
-                    if w.ready and w.run is None and waiting:
-                        self._assign(w, waiting.popleft())
-                for w, kind, name, content in self._next_events():
-                    if kind == "interrupted" and name is not None:  # that worker alone was told to end
-                        waiting.append((name, configs[name]))
-                    if kind in ("interrupted", "died") and waiting:
-                        self._start()
-                    if kind in ("failed", "died") and name is not None:
-                        failures[name] = content
-                    if kind in ("done", "skipped", "failed"):
-                        w.run = None
-                    self.listener(kind, name, content)
-                if fail_fast and failures:
-                    break
+            for w in self.workers:
+                self._set_to_work(w)
+            told = False
+            while self._attend():
+                open_runs = self._open_runs()
+                if "pending" in open_runs or "interrupted" in open_runs:  # it was in hand elsewhere, and is free again
+                    self._set_to_work(self._start(self.devices[0]))
+                elif open_runs:
+                    if not told:
+                        self.listener("waiting", None, len(open_runs))
+                    told = True
+                    time.sleep(LOOK_EVERY)
+                else:
+                    return
         except Interrupted:
             self._wind_down()
             raise
         finally:
             self._stop()
-        return failures
 
-    def _check(self, runs: list[tuple[str, dict[str, Any]]]) -> None:
+    def _attend(self) -> bool:
+        """Listen to the workers until all have finished; False when a failure is to end everything."""
+        while self.workers:
+            for w, kind, name, content in self._next_events():
+                if kind == "started":
+                    w.run = name
+                elif kind in ("done", "failed", "postponed", "lost"):
+                    w.run = None
+                elif kind in ("died", "interrupted") and w not in self.workers and self._open_runs():
+                    self._set_to_work(self._start(w.device))  # in its place
+                if name is not None:
+                    self.listener(kind, name, content)
+                if self.fail_fast and kind in ("failed", "died"):
+                    return False
+        return True
+
+    def _open_runs(self) -> list[str]:
+        """States of the runs that are neither done nor failed."""
+        states = [RunFolder(self.directory / "runs" / run.run_name).state for run in self.runs]
+        return [state for state in states if state not in ("done", "failed")]
+
+    def _check(self) -> None:
         """Have the first worker that is ready check all runs against their data."""
         problems: dict[str, str] = {}
         asked = False
@@ -104,7 +126,7 @@ class LocalEngine:
             for w, kind, name, content in self._next_events():
                 if kind == "ready" and not asked:
                     asked = True
-                    w.channel.send(("check", runs))
+                    w.channel.send(("check", self.runs, w.device))
                 elif kind == "invalid" and name is not None:
                     problems[name] = content
                 elif kind == "died":
@@ -114,9 +136,9 @@ class LocalEngine:
                         raise InvalidRuns(problems)
                     return
 
-    def _start(self) -> None:
+    def _start(self, device: str) -> _Worker:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=worker.main, args=(theirs, self.directory, self.device), daemon=True)
+        process = self.context.Process(target=_serve, args=(theirs,), daemon=True)
         previous = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # several one-thread runs beat one run on several threads
         process.start()
@@ -125,41 +147,56 @@ class LocalEngine:
         else:
             os.environ["OMP_NUM_THREADS"] = previous
         theirs.close()  # the worker holds the only one: its death closes the channel
-        self.workers.append(_Worker(process, ours))
+        self.workers.append(_Worker(process, ours, device))
+        return self.workers[-1]
 
-    def _assign(self, w: _Worker, run: tuple[str, dict[str, Any]]) -> None:
-        w.run = run[0]
+    def _set_to_work(self, w: _Worker) -> None:
+        terms = {
+            "device": w.device,
+            "shared": self.devices.count(w.device) > 1,
+            "code_files": {file for run in self.runs for file in run.code_files},  # the command line agreed to them
+            "fail_fast": self.fail_fast,
+            "lease": self.lease,
+        }
         with suppress(OSError):  # it just died: the next event says so
-            w.channel.send(("run", *run))
-        self.listener("started", run[0], None)
+            w.channel.send(("work", self.directory, self.runs, terms))
 
-    def _next_events(self) -> list[tuple[_Worker, str, str | None, Any]]:
+    def _next_events(self) -> list[Event]:
         """Messages that came within a second; the death of a worker is its last one."""
-        events: list[tuple[_Worker, str, str | None, Any]] = []
+        events: list[Event] = []
         by_channel = {w.channel: w for w in self.workers}
-        for channel in wait(list(by_channel), timeout=1.0):
+        for channel in connection.wait(list(by_channel), timeout=1.0):
             w = by_channel[channel]  # type: ignore[index]
             try:
                 while w.channel.poll():
                     kind, name, content = w.channel.recv()
                     w.ready = True
-                    events.append((w, kind, name, content))
+                    if kind == "finished":
+                        w.finished = True
+                    else:
+                        events.append((w, kind, name, content))
             except (EOFError, OSError):
-                events.append((w, *self._bury(w)))
+                if events and events[-1][0] is w:
+                    continue  # first what it told last; its end is noticed again
+                events += self._bury(w)
         return events
 
-    def _bury(self, w: _Worker) -> tuple[str, str | None, str | None]:
-        """Take a dead worker off the list and record what it cost; returns (kind, run name, message)."""
+    def _bury(self, w: _Worker) -> list[Event]:
+        """Take an ended worker off the list and record what its death cost."""
         self.workers.remove(w)
         w.process.join(timeout=10)
+        if w.finished:
+            return []
         if w.process.exitcode == RESUMABLE:
-            return "interrupted", w.run, None
+            return [(w, "interrupted", w.run, None)]
         message = f"the worker process died (exit code {w.process.exitcode})"
         if not w.ready:
             raise RuntimeError(f"{message} before it took a run; its error is printed above")
         if w.run is not None:
-            worker.record_failure(RunFolder(self.directory / "runs" / w.run), "killed", message, "")
-        return "died", w.run, message
+            folder = RunFolder(self.directory / "runs" / w.run)
+            with suppress(AlreadyRunning), folder.claim(self.lease):  # a worker elsewhere may have gone on with it
+                folder.record_failure("killed", message)
+        return [(w, "died", w.run, message)]
 
     def _wind_down(self) -> None:
         """Have every worker save its run and end, however long its step takes."""
@@ -167,7 +204,7 @@ class LocalEngine:
             w.process.terminate()
         channels = [w.channel for w in self.workers]
         while channels:
-            for channel in wait(channels):
+            for channel in connection.wait(channels):
                 try:
                     channel.recv()  # type: ignore  # a full pipe would block its worker
                 except (EOFError, OSError):  # it ended
@@ -180,3 +217,50 @@ class LocalEngine:
             w.process.join(timeout=10)
             if w.process.is_alive():
                 w.process.kill()
+
+
+# --- in the worker process ------------------------------------------------------------------------------------------
+
+
+def _serve(channel: Connection) -> None:
+    """Take tasks from the parent: ("check", runs, device) or ("work", directory, runs, terms), the last one.
+
+    Answers (kind, run name, content): ready; invalid and checked; the events of `work` and finished. Ends with the
+    parent, and with status 75 when it is asked to stop (see `benchmark.interruption`), its run saved.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with StopRequest().listening() as stop:
+        warnings.filterwarnings("ignore", message="no QP solver")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        import torch
+
+        import benchmark.run  # noqa: F401  # imports Avalanche: seconds, paid once per worker
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        channel.send(("ready", None, None))
+        with suppress(EOFError):
+            while True:
+                task, *content = channel.recv()
+                if task == "work":
+                    directory, runs, terms = content
+                    work(directory, runs, listen=lambda *event: _tell(channel, event), stop=stop, **terms)
+                    channel.send(("finished", None, None))
+                    return
+                for name, sentence in check(*content):
+                    channel.send(("invalid", name, sentence))
+                channel.send(("checked", None, None))
+
+
+def _tell(channel: Connection, event: tuple[str, str | None, Any]) -> None:
+    try:
+        channel.send(event)
+    except OSError:  # the parent is gone: this is no failure of the run
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed leaves no worker behind."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

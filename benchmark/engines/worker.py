@@ -1,132 +1,197 @@
-"""A worker process: imports torch once, checks or carries out the runs it is given, reports what happens.
+"""What every worker does, whichever engine started it: claim the next run of a sweep folder, carry it out, repeat.
 
-Messages to a worker: ("check", [(name, config), …]), ("run", name, config). Messages from it: (kind, name, content),
-kind one of ready, invalid, checked, progress, done, skipped, failed. It ends with its parent, and with
-status 75 when it is asked to stop (see `benchmark.interruption`), its run saved.
+State stands in the folder alone. DIR/sweep.json lists the runs; a run is done, failed, running (a living worker claims
+it, see `benchmark.claims`), interrupted or pending by what its own folder holds. So any number of workers, on any
+number of machines that share the folder, may call `work(directory)` at once, come and go, and be killed.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+import errno
+import time
 import traceback
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import connection, parent_process
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmark.claims import LEASE, Hold
 from benchmark.config import RunConfig
+from benchmark.engines import device as devices
 from benchmark.errors import UserError
 from benchmark.interruption import Interrupted, StopRequest
-from benchmark.store import AlreadyRunning, RunFolder, read_json, write_json
+from benchmark.plan import planned_runs
+from benchmark.store import AlreadyRunning, ClaimLost, RunFolder
+
+Listener = Callable[[str, str | None, Any], None]  # kind of event, run name, content
+MOST_DEATHS = 3  # of workers, one after the other, over one run that does not move on
 
 
-def main(channel: Connection, directory: Path, device: str) -> None:
-    """Serve tasks until the parent goes away."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with StopRequest().listening() as stop:
-        _serve(channel, directory, device, stop)
+def work(
+    directory: Path,
+    runs: Sequence[RunConfig] | None = None,
+    *,
+    device: str = "auto",
+    shared: bool = False,
+    code_files: Collection[str] = (),
+    fail_fast: bool = False,
+    lease: float = LEASE,
+    listen: Listener = lambda kind, name, content: None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Carry out the runs of a sweep folder one after the other, until none is left that this worker could take.
 
+    It returns when every run is done, failed, or in the hands of another living worker: look at the states of the run
+    folders for the outcome. An engine starts processes that call this, on as many machines as it likes, starts them
+    again when they die, and needs to hand over nothing but the folder.
 
-def _serve(channel: Connection, directory: Path, device: str, stop: StopRequest) -> None:
-    warnings.filterwarnings("ignore", message="no QP solver")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    import torch
+    Parameters
+    ----------
+    directory : sweep folder, holds sweep.json and runs/.
+    runs : which of its runs; None: all. They are taken in this order.
+    device : "auto", "cpu", "cuda" or "cuda:1".
+    shared : other workers use the same device. A run that runs out of memory is then done again later, alone on it.
+    code_files : the files (`path/to/file.py:Class`) that runs may import; one that is not among them is refused.
+    fail_fast : take no further run once one of them has failed.
+    lease : seconds without a sign of life after which workers of other machines take this one for dead.
+    listen : told (kind, run name, content): started, progress (content: where the run stands), and at its end one of
+        done, failed (content: the message), postponed (out of memory, to be done again alone), interrupted (by `stop`)
+        and lost (this worker seemed dead and another one took over); found (content: done or failed) for the others.
+    stop : asks the worker to save its run and end.
 
-    from benchmark import run  # imports Avalanche: seconds, paid once per worker
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    channel.send(("ready", None, None))
-    while True:
-        try:
-            kind, *content = channel.recv()
-        except EOFError:
-            return
-        if kind == "check":
-            for name, config in content[0]:
-                try:
-                    run.check_device(device)
-                    run.prepare(RunConfig.model_validate(config))
-                except UserError as error:
-                    channel.send(("invalid", name, str(error)))
-                except Exception:  # not the user's mistake: the run itself will fail and record it
+    Raises
+    ------
+    UserError : sweep.json cannot be read, or a run needs code that is not allowed. Nothing was started.
+    Interrupted : stopped; uncaught it ends the process with status 75, and whoever requeues on 75 goes on.
+    """
+    began = time.time()
+    stop = stop or StopRequest()
+    left = {run.run_name: run for run in (planned_runs(directory) if runs is None else runs)}
+    names = list(left)
+    for run in left.values():
+        for file in run.code_files:
+            if file not in code_files:
+                raise UserError(f'The sweep would run code from "{file}": give --allow-code if you trust it.')
+    took_one = True
+    while took_one:
+        took_one = False
+        for alone in (False, True):  # runs that need the device to themselves come last
+            for name, run in list(left.items()):
+                stop.check()
+                folder = RunFolder(directory / "runs" / name)
+                state = folder.state
+                if state in ("done", "failed"):
+                    del left[name]
+                    listen("found", name, state)
+                if state not in ("pending", "interrupted") or (folder.next_attempt == "alone") != alone:
                     continue
-            channel.send(("checked", None, None))
-        else:
-            name, config = content
-            outcome = carry_out(
-                RunConfig.model_validate(config),
-                directory,
-                device,
-                lambda event, name=name: channel.send(("progress", name, event)),  # type: ignore[misc]
-                stop,
-            )
-            if outcome[0] != "interrupted":  # its end with status 75 says that
-                channel.send(outcome)
-            stop.check()
+                if fail_fast and _any_failed(directory, names):
+                    return
+                with devices.used(device, alone):
+                    kind, _ = carry_out(run, folder, device, listen, stop, shared and not alone, lease, began)
+                if kind in ("done", "failed"):
+                    del left[name]  # even if a full disk kept the failure from being recorded
+                took_one |= kind != "skipped"
 
 
-def _end_with_parent() -> None:
-    """A sweep that was killed leaves no worker behind."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
+def check(runs: Iterable[RunConfig], device: str) -> Iterator[tuple[str, str]]:
+    """(run name, sentence) of every run whose config does not fit the device or its data; trains nothing."""
+    from benchmark.run import check_device, prepare
+
+    for run in runs:
+        try:
+            check_device(device)
+            prepare(run)
+        except UserError as error:
+            yield run.run_name, str(error)
+        except Exception:  # not the user's mistake: the run itself will fail and record it
+            continue
 
 
 def carry_out(
-    config: RunConfig,
-    directory: Path,
+    run: RunConfig,
+    folder: RunFolder,
     device: str,
-    progress: Callable[[dict[str, Any]], None],
-    stop: StopRequest | None = None,
-) -> tuple[str, str, str | None]:
-    """One run with its lock held. Returns (kind, run name, message).
+    listen: Listener,
+    stop: StopRequest,
+    may_postpone: bool = False,
+    lease: float = LEASE,
+    since: float = 0.0,
+) -> tuple[str, str | None]:
+    """Claim one run and carry it out; a failure becomes failure.json. Returns (kind, message).
 
-    kind : done; skipped (finished, or another process has it); failed, with failure.json written; interrupted (asked
-        to stop by `stop`, checkpoint written: carried out again, it goes on).
+    kind : done, failed, postponed, interrupted or lost as told to `listen`, see `work`; skipped when another worker was
+        faster, which nobody is told.
     """
-    from benchmark import run
-
-    name = config.run_name
-    folder = RunFolder(directory / "runs" / name)
     try:
-        with folder.lock():
-            if folder.read_result() is not None:
-                return "skipped", name, None
-            run.execute(config, folder, progress, device, stop or StopRequest())
-            return "done", name, None
-    except Interrupted:
-        return "interrupted", name, None
+        with folder.claim(lease) as held:
+            if folder.has_failed or folder.read_result() is not None:
+                return "skipped", None
+            listen("started", folder.name, None)
+            outcome = _attempt(run, folder, device, listen, stop, held, may_postpone, since)
     except AlreadyRunning as error:
-        return "skipped", name, str(error)
+        return "skipped", str(error)
+    except OSError as error:  # the claim itself could not be written
+        outcome = "failed", f"{type(error).__name__}: {error}"
+    devices.free_memory()
+    listen(outcome[0], folder.name, outcome[1])
+    return outcome
+
+
+def _attempt(
+    run: RunConfig,
+    folder: RunFolder,
+    device: str,
+    listen: Listener,
+    stop: StopRequest,
+    held: Hold,
+    may_postpone: bool,
+    since: float,
+) -> tuple[str, str | None]:
+    """Carry out a run that this process claimed."""
+    from benchmark.run import execute
+
+    def progress(event: dict[str, Any]) -> None:
+        held.confirm()
+        held.progress = event
+        listen("progress", folder.name, event)
+
+    try:
+        if held.deaths(since) >= MOST_DEATHS:
+            raise Killed(f"{MOST_DEATHS} workers in a row died over this run")
+        execute(run, folder, progress, device, stop)
+        return "done", None
+    except Interrupted:
+        return "interrupted", None
+    except ClaimLost as error:
+        return "lost", str(error)
     except Exception as error:  # a failed run is a value: the sweep goes on
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, UserError | Killed) else f"{type(error).__name__}: {error}"
+        kind = kind_of(error)
+        postpone = may_postpone and kind == "out of memory"
         with suppress(OSError):  # a full disk cannot hold this either
-            record_failure(folder, kind_of(error), message, traceback.format_exc())
-        return "failed", name, message
+            folder.record_failure(kind, message, traceback.format_exc(), again="alone" if postpone else None)
+        return ("postponed" if postpone else "failed"), message
+
+
+class Killed(RuntimeError):
+    """Worker processes died over a run."""
 
 
 def kind_of(error: BaseException) -> str:
-    """user error, non-finite loss, out of memory, disk full or error."""
+    """user error, killed, non-finite loss, out of memory, disk full or error."""
     if isinstance(error, UserError):
         return "user error"
+    if isinstance(error, Killed):
+        return "killed"
     if type(error).__name__ == "NonFiniteLossError":
         return "non-finite loss"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full"
     return "error"
 
 
-def record_failure(folder: RunFolder, kind: str, exception: str, trace: str) -> None:
-    """Write failure.json with the number of this attempt."""
-    try:
-        attempt = int(read_json(folder.failure)["attempt"]) + 1
-    except (OSError, ValueError, KeyError, TypeError):
-        attempt = 1
-    write_json(folder.failure, {"kind": kind, "exception": exception, "traceback": trace, "attempt": attempt})
+def _any_failed(directory: Path, names: Iterable[str]) -> bool:
+    return any(RunFolder(directory / "runs" / name).state == "failed" for name in names)

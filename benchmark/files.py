@@ -1,0 +1,170 @@
+"""Files: atomic writes, whole synced lines, tolerant reading.
+
+Every file of a run is written through `write_bytes` (temporary name in the same folder, flush, fsync, replace, fsync of
+the folder), grows by whole, synced lines through `append_jsonl`, or is made by one process only through `create`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class DamagedFile(ValueError):
+    """A file exists but its content is not what was written; the message names it."""
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace `path` with `data`: after a crash at any moment the old or the new content is there, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Atomically write `text` as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Mapping[str, Any] | list[Any]) -> None:
+    """Atomically write JSON that depends on the value only: sorted keys, shortest floats, NaN and infinity as null."""
+    write_text(path, json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n")
+
+
+def create(path: str | Path, data: bytes) -> None:
+    """Make a file that must not exist yet: of any number of processes, on any number of machines, one succeeds.
+
+    Raises FileExistsError. After a crash the file may be there and hold less than `data`.
+    """
+    path = Path(path)
+    with path.open("xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()
+            raise
+    _sync_folder(path.parent)
+
+
+def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Append one record as a whole line, synced. A torn last line, left by a crash, is cut off first."""
+    path = Path(path)
+    line = json.dumps(_plain(record), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    created = not path.exists()
+    with path.open("a+b") as file:
+        file.seek(0)
+        data = file.read()
+        whole = _whole_lines(data)
+        if len(whole) < len(data):
+            file.truncate(len(whole))
+        if whole and not whole.endswith(b"\n"):
+            line = b"\n" + line
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    if created:
+        _sync_folder(path.parent)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises FileNotFoundError, or DamagedFile when it does not parse."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}.") from error
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Read the records of a line file; [] when there is none. A torn last line is dropped.
+
+    Raises DamagedFile when any other line is not a JSON object: records are never dropped silently from the middle.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(_whole_lines(data).splitlines(), start=1):
+        record = _parse_object(line)
+        if record is None:
+            raise DamagedFile(f"{path} is damaged: line {number} is not a JSON object.")
+        records.append(record)
+    return records
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of `config`; run names carry its first 10 characters.
+
+    The order of keys does not matter, nor does 1 against 1.0 in a float field: whole floats are written as integers.
+    """
+    canonical = json.dumps(
+        _plain(config, whole_floats=True), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _plain(value: Any, whole_floats: bool = False) -> Any:
+    """`value` in JSON's own types; numbers that JSON cannot hold become None."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, whole_floats) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, whole_floats) for item in value]
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            return None
+        return int(value) if whole_floats and value.is_integer() else value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _parse_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """`data` without a torn last line; a crash can tear no other, because each append is synced before the next."""
+    body = data[:-1] if data.endswith(b"\n") else data
+    start = body.rfind(b"\n") + 1
+    return data if _parse_object(body[start:]) is not None else data[:start]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
