@@ -68,7 +68,8 @@ class IncrementalNetwork(nn.Module):
 
     def compile_backbone(self, batch_size: int) -> None:
         """Compile the backbone for full training batches. The head grows and last batches vary: they run eagerly."""
-        self._compiled = torch.compile(self._eager(), dynamic=False)
+        method = self._eager() if self._keeps_maps else self.backbone.forward
+        self._compiled = torch.compile(method, dynamic=False)  # a method: a compiled module would become a submodule
         self._compiled_batch = batch_size
 
     def _eager(self) -> Any:

@@ -462,14 +462,16 @@ def test_kept_maps_survive_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
 
     def compile(module: Any, **kwargs: Any) -> Any:
-        compiled.append(getattr(module, "__name__", "forward"))
+        compiled.append(module.__name__)
         return module
 
     monkeypatch.setattr(torch, "compile", compile)
     model = network()
+    keys = list(model.state_dict())
     model.compile_backbone(batch_size=4)
     model.keep_maps()
     model.keep_maps()
+    assert list(model.state_dict()) == keys
     model(torch.randn(4, 3, 8, 8))
     assert compiled == ["forward", "forward_maps"] and model.last_maps is not None and len(model.last_maps) == 4
 
