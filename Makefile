@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 OUT ?= results/quick
 JOBS ?= auto
 
-.PHONY: help setup bench test test-all perf lint readme reference lock clean
+.PHONY: help setup bench paper test test-all perf lint readme reference lock clean
 
 help:            ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 
 bench: setup     ## the default comparison: ten methods, two protocols, three seeds (about 10 minutes on 2 cores)
 	$(BIN)/imcil sweep quick --out $(OUT) --jobs $(JOBS)
+
+paper: setup     ## the runs behind the figures of the papers, then all figures (90 minutes on 2 cores; ROOT=place of CIFAR-100)
+	$(BIN)/imcil sweep paper_figures --out results/paper_figures --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
+	$(BIN)/imcil sweep paper_figures_parts --out results/paper_figures --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
+	$(BIN)/imcil sweep paper_figures_online --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
 
 test: setup      ## the test suite (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
