@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
-from benchmark.store import read_json, write_text
+from benchmark.store import write_text
 
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
@@ -51,19 +51,9 @@ def configs(root: Path) -> str:
 
 def perf(root: Path, directory: str) -> str:
     """`perf DIR`."""
-    lines = ["| precision | method | images/s | bare loop | ratio (range) |", "|---|---|--:|--:|--:|"]
-    machine = ""
-    for precision in ("bf16", "fp32"):
-        record = read_json(root / directory / f"step_{precision}.json")
-        machine = record["environment"]["machine"]["processor"]
-        for name, row in record["strategies"].items():
-            low, high = row["ratio_range"]
-            speeds = f"{row['images_per_second']:.0f} | {row['bare_images_per_second']:.0f}"
-            lines.append(f"| {precision} | {name} | {speeds} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) |")
-    growth = read_json(root / directory / "growth.json")
-    ratios = ", ".join(f"{name} {row['ratio']:.3f}" for name, row in growth["strategies"].items())
-    what = f"\n{record['what'].replace(', fp32', '')}. {machine}. {growth['what'].capitalize()}: {ratios}.\n"
-    return "\n".join(lines) + "\n" + what
+    from benchmark.perf.tables import speed_tables
+
+    return speed_tables(root / directory)
 
 
 BLOCKS: dict[str, Callable[..., str]] = {

@@ -1,0 +1,71 @@
+"""`python -m benchmark.perf [PART …] [--mode M …]`: measure, print, write results/perf/<part>-<mode>.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.perf import scaling, steps, stock, throughput
+from benchmark.perf.setting import config, noise_stream, resolved
+from benchmark.run import environment
+from benchmark.store import write_json
+
+OUT = Path("results/perf")
+WITH_TEACHER = ("replay", "lwf", "icarl", "bic", "wa", "lucir", "dgr")
+PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "first": lambda mode: steps.first_experience(("replay", "lwf", "dgr"), mode),
+    "later": lambda mode: {
+        **steps.later_experience(WITH_TEACHER, mode),
+        "diagnostics_overhead": steps.diagnostics_overhead(mode),
+    },
+    "stock": stock.side_by_side,
+    "experiences": lambda mode: scaling.over_experiences(("replay", "dgr"), mode),
+    "classes": lambda mode: scaling.over_classes(("replay", "lwf", "dgr", "lucir"), mode),
+    "evaluation": scaling.evaluation_and_herding,
+    "thousand": scaling.thousand_classes,
+    "sweep": throughput.sweep_throughput,
+}
+EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "sweep")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Each part runs in a process of its own, so that peaks of memory are its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmark.perf", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: all of {', '.join(PARTS)}")
+    parser.add_argument("--mode", action="append", choices=("fp32", "bf16", "fp32+compile", "bf16+compile"))
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
+    torch.set_num_threads(1)
+    if options.here:
+        print(json.dumps(PARTS[options.parts[0]](options.mode[0])))
+        return 0
+    OUT.mkdir(parents=True, exist_ok=True)
+    _, benchmark = noise_stream([2], 2)
+    settled = resolved(config("replay", "auto"), benchmark)
+    fast = ["fp32", "bf16"] if settled.precision == "bf16" else ["fp32"]  # emulated bf16 measures the emulation
+    for mode in options.mode or [*fast, f"{fast[-1]}+compile"]:
+        for part in options.parts or PARTS:
+            if part in EAGER_ONLY and (mode.endswith("+compile") or (mode != fast[-1] and not options.mode)):
+                continue
+            command = [sys.executable, "-m", "benchmark.perf", part, "--mode", mode, "--here"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                return done.returncode
+            record = json.loads(done.stdout.splitlines()[-1])
+            write_json(OUT / f"{part}-{mode}.json", {"environment": environment(settled), **record})
+            print(f"{part} {mode}: {json.dumps({k: v for k, v in record.items() if k not in ('what', 'steps')})}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

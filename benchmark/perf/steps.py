@@ -1,0 +1,110 @@
+"""Training steps of strategies against the bare loop, in the first and in the second experience."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmark.datasets import ImageArrays
+from benchmark.perf.bare import bare_loop
+from benchmark.perf.setting import BATCH, ForeignLoad, begin, config, interleave, make_learner, noise_stream, ratio
+from benchmark.streams import LongTailedBenchmark
+from strategies.features import targets_array
+from strategies.template import IncrementalLearner
+
+STEPS, ROUNDS = 3, 5
+
+
+def first_experience(strategies: Sequence[str], mode: str) -> dict[str, Any]:
+    """Steps without a teacher: the whole harness against the bare loop, ratio = bare seconds / ours."""
+    arrays, benchmark = noise_stream([8, 8], BATCH * STEPS // 8)
+    load = ForeignLoad()
+    rows = {}
+    for name in strategies:
+        learner = make_learner(config(name, mode), arrays, benchmark)
+        begin(learner, benchmark.train_stream[0])
+        ours, bare = interleave([_epoch_of(learner), _bare(learner, arrays, benchmark, mode, False)], ROUNDS)
+        rows[name] = _speeds(ours, bare)
+    return {
+        "what": f"first experience, ResNet-32, batch {BATCH}, channels_last, 1 thread; median of {ROUNDS} epochs of "
+        f"{STEPS} steps, interleaved",
+        "mode": mode,
+        "foreign_cores": load.cores(),
+        "strategies": rows,
+    }
+
+
+def later_experience(strategies: Sequence[str], mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
+    """Steps beside a teacher: 50 old and 50 new classes. All strategies alternate, so they compare with one another."""
+    per_class = BATCH * STEPS // (2 * new) + 1
+    arrays, benchmark = noise_stream([old, new], per_class)
+    memory = {"budget": per_class, "mode": "per_class", "selection": "random"}
+    load = ForeignLoad()
+    learners = []
+    for name in strategies:
+        learner = make_learner(config(name, mode, memory), arrays, benchmark)
+        learner.train_epochs = 1
+        learner.parts.stages.clear()  # second stages are not steps of the main training
+        learner.train(benchmark.train_stream[0], eval_streams=[])
+        begin(learner, benchmark.train_stream[1])
+        learners.append(learner)
+    floor = _bare(learners[0], arrays, benchmark, mode, True)
+    *ours, bare = interleave([*map(_epoch_of, learners), floor], ROUNDS)
+    rows = {name: _speeds(times, bare) for name, times in zip(strategies, ours, strict=True)}
+    record = {
+        "what": f"second experience, {old} old and {new} new classes, teacher included in the bare loop; ResNet-32, "
+        f"batch {BATCH}, channels_last, 1 thread; median of {ROUNDS} epochs, interleaved",
+        "mode": mode,
+        "foreign_cores": load.cores(),
+        "strategies": rows,
+    }
+    if {"lwf", "dgr"} <= set(strategies):
+        by_name = dict(zip(strategies, ours, strict=True))
+        record["dgr_over_lwf"] = ratio(by_name["dgr"], by_name["lwf"])
+    return record
+
+
+def diagnostics_overhead(mode: str) -> dict[str, Any]:
+    """Seconds of a step with diagnostics over one without."""
+    from strategies.diagnostics import DiagnosticsPlugin
+
+    arrays, benchmark = noise_stream([50, 50], BATCH * STEPS // 50)
+    learners = []
+    for observed in (False, True):
+        learner = make_learner(config("replay", mode), arrays, benchmark)
+        if observed:
+            learner.plugins.append(DiagnosticsPlugin())
+        begin(learner, benchmark.train_stream[0])
+        learners.append(learner)
+    plain, recorded = interleave([*map(_epoch_of, learners)], ROUNDS)
+    return ratio(recorded, plain)
+
+
+def _epoch_of(learner: IncrementalLearner) -> Any:
+    def epoch() -> float:
+        before = learner.images_trained
+        learner.training_epoch()
+        return float(learner.images_trained - before)
+
+    return epoch
+
+
+def _bare(
+    learner: IncrementalLearner, arrays: ImageArrays, benchmark: LongTailedBenchmark, mode: str, teacher: bool
+) -> Any:
+    """The bare loop over the very images that the learner is training on."""
+    rows = np.fromiter(learner.adapted_dataset.sample_index, dtype=np.int64)
+    labels = targets_array(learner.adapted_dataset)
+    return bare_loop(arrays, rows, labels, int(labels.max()) + 1, mode, teacher)
+
+
+def _speeds(ours: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
+    """`ours` and `bare` are seconds an image."""
+    return {
+        "images_per_second": 1 / median(ours),
+        "bare_images_per_second": 1 / median(bare),
+        **ratio(bare, ours),
+    }

@@ -1,0 +1,68 @@
+"""The files that `make perf` left -> Markdown for the README. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.store import read_json
+
+
+def speed_tables(directory: Path) -> str:
+    """Markdown: one table a kind of measurement, then the single figures; a part that was not measured is left out."""
+    found = {path.stem: read_json(path) for path in sorted(directory.glob("*.json"))}
+    lines: list[str] = []
+    for part in ("first", "later"):
+        records = [record for stem, record in found.items() if stem.startswith(f"{part}-")]
+        if not records:
+            continue
+        lines += ["| mode | method | images/s | bare loop | ratio (range) |", "|---|---|--:|--:|--:|"]
+        for record in records:
+            for name, row in record["strategies"].items():
+                low, high = row["ratio_range"]
+                speeds = f"{row['images_per_second']:.0f} | {row['bare_images_per_second']:.0f}"
+                lines.append(f"| {record['mode']} | {name} | {speeds} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) |")
+        lines += ["", f"{_sentence(records[0]['what'])} {_machines(records)}", ""]
+    stock = [record for stem, record in found.items() if stem.startswith("stock-")]
+    if stock:
+        lines += ["| mode | train | evaluate | end to end (range) |", "|---|--:|--:|--:|"]
+        for row in stock:
+            low, high = row["end_to_end_range"]
+            ends = f"{row['end_to_end_speedup']:.2f} ({low:.2f}-{high:.2f})"
+            lines.append(f"| {row['mode']} | {row['train_speedup']:.2f} | {row['eval_speedup']:.2f} | {ends} |")
+        what = stock[0]["what"].replace(f" here, {stock[0]['mode']},", "")
+        lines += ["", f"Times as fast as stock Avalanche: {what}. {_machines(stock)}", ""]
+    for stem, record in found.items():
+        if stem.startswith("experiences-"):
+            ratios = ", ".join(f"{name} {row['ratio']:.3f}" for name, row in record["strategies"].items())
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}).")
+        elif stem.startswith("classes-"):
+            rows = "; ".join(
+                f"{name} " + ", ".join(f"{value:.0f} ({count})" for count, value in row.items())
+                for name, row in record["strategies"].items()
+            )
+            lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
+        elif stem.startswith("thousand-"):
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.")
+        elif stem.startswith("sweep-"):
+            rows = ", ".join(f"{row['images_per_second']:.0f} ({jobs})" for jobs, row in record["workers"].items())
+            lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
+        elif "dgr_over_lwf" in record:
+            lines.append(
+                f"- A `dgr` step over one of `lwf`, same teacher: {record['dgr_over_lwf']['ratio']:.3f}; of one "
+                f"with diagnostics over one without: {record['diagnostics_overhead']['ratio']:.3f} ({record['mode']})."
+            )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _machines(records: Sequence[Mapping[str, Any]]) -> str:
+    """The processors measured on, and the load of others while it was measured."""
+    processors = sorted({record["environment"]["machine"]["processor"] for record in records})
+    loads = [record["foreign_cores"] for record in records if record.get("foreign_cores") is not None]
+    busy = f"; other processes kept up to {max(loads):.1f} cores busy" if loads else ""
+    return f"{', '.join(processors)}{busy}."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
