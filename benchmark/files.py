@@ -7,10 +7,12 @@ the folder), grows by whole, synced lines through `append_jsonl`, or is made by 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -48,7 +50,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Mapping[str, Any] | list[Any]) -> None:
     """Atomically write JSON that depends on the value only: sorted keys, shortest floats, NaN and infinity as null."""
-    write_text(path, json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Mapping[str, Any] | list[Any]) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def create(path: str | Path, data: bytes) -> None:
@@ -100,15 +107,18 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read the records of a line file; [] when there is none. A torn last line is dropped.
+    """Read the records of a line file (.gz: compressed); [] when there is none. A torn last line is dropped.
 
     Raises DamagedFile when any other line is not a JSON object: records are never dropped silently from the middle.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
     except FileNotFoundError:
         return []
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DamagedFile(f"{path} is damaged: {error}.") from error
     records = []
     for number, line in enumerate(_whole_lines(data).splitlines(), start=1):
         record = _parse_object(line)

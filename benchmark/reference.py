@@ -1,18 +1,21 @@
 """Export a sweep for committing: `python -m benchmark.reference results/NAME [results/reference/NAME]`.
 
-Of every finished run it keeps config (without the data's place), environment, stream, result and the last confusion
-matrices: enough for every table and curve, under 40 kB a run. Finished runs already exported are left as they are.
+Of every finished run it keeps config (without the data's place), environment, stream, metrics, cost, result, the last
+confusion matrices and, compressed, with four digits, the diagnostics: enough for every table and figure, under 40 kB a
+run. Files already exported are left as they are.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.store import RunFolder, load_runs, read_json, write_bytes, write_json
+from benchmark.store import RunFolder, RunRecord, json_bytes, load_runs, read_json, write_bytes, write_json
 from benchmark.sweep import write_figures, write_tables
 
 LARGEST = 40_000  # bytes of one exported run
@@ -27,25 +30,51 @@ def export(source: Path, target: Path) -> int:
     """
     copied = 0
     for record in load_runs(source):
-        here, there = RunFolder(record.path), RunFolder(target / "runs" / record.name)
-        if record.state != "done" or there.read_result() is not None:
-            continue
-        write_json(there.config, _without_root(record.config))
-        write_json(there.environment, record.environment)
-        write_json(there.stream, record.stream)
-        last = sorted(here.confusion.glob("*.npz"))[-1]
-        write_bytes(there.confusion / last.name, last.read_bytes())
-        write_bytes(there.result, here.result.read_bytes())
-        size = sum(path.stat().st_size for path in there.path.rglob("*") if path.is_file())
-        if size > LARGEST:
-            raise UserError(f"{there.path} has {size} bytes, more than the {LARGEST} of a committed run.")
-        copied += 1
+        if record.state == "done":
+            copied += _export_run(record, RunFolder(target / "runs" / record.name))
     if (source / "sweep.json").is_file():
         plan = read_json(source / "sweep.json")["runs"]
         write_json(target / "sweep.json", {"runs": {name: _without_root(config) for name, config in plan.items()}})
     write_tables(target)
     write_figures(target)
     return copied
+
+
+def _export_run(record: RunRecord, there: RunFolder) -> bool:
+    """Write the files of one run that are not there yet; tells whether there were any."""
+    here = RunFolder(record.path)
+    last = sorted(here.confusion.glob("*.npz"))[-1]
+    files = {
+        there.config: json_bytes(_without_root(record.config)),
+        there.environment: json_bytes(record.environment),
+        there.stream: json_bytes(record.stream),
+        there.confusion / last.name: last.read_bytes(),
+        there.packed_diagnostics: _packed(here.read_diagnostics()),
+        there.metrics: here.metrics.read_bytes() if here.metrics.is_file() else b"",
+        there.cost: here.cost.read_bytes() if here.cost.is_file() else b"",
+        there.result: here.result.read_bytes(),  # last: its presence is "done"
+    }
+    missing = {path: content for path, content in files.items() if content and not path.exists()}
+    size = sum(path.stat().st_size if path.exists() else len(content) for path, content in files.items())
+    if size > LARGEST:
+        raise UserError(f"{here.path} has {size} bytes to export, more than the {LARGEST} of a committed run.")
+    for path, content in missing.items():
+        write_bytes(path, content)
+    return bool(missing)
+
+
+def _packed(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Diagnostics as compressed lines, every number with four significant digits; b"" without any."""
+    lines = "".join(json.dumps(_rounded(r), sort_keys=True, separators=(",", ":")) + "\n" for r in records)
+    return gzip.compress(lines.encode(), mtime=0) if lines else b""
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _without_root(config: dict[str, Any]) -> dict[str, Any]:

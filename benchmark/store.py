@@ -20,6 +20,7 @@ from benchmark.files import (
     DamagedFile,
     append_jsonl,
     config_hash,
+    json_bytes,
     read_json,
     read_jsonl,
     write_bytes,
@@ -29,7 +30,7 @@ from benchmark.files import (
 
 __all__ = [
     "FORMAT", "AlreadyRunning", "ClaimLost", "DamagedFile", "RunFolder", "RunRecord", "State", "append_jsonl",
-    "config_hash", "load_runs", "read_json", "read_jsonl", "write_bytes", "write_json", "write_text",
+    "config_hash", "json_bytes", "load_runs", "read_json", "read_jsonl", "write_bytes", "write_json", "write_text",
 ]  # fmt: skip
 
 FORMAT = 1  # of result.json
@@ -47,6 +48,7 @@ class RunFolder:
         self.stream = self.path / "stream.json"
         self.metrics = self.path / "metrics.jsonl"
         self.diagnostics = self.path / "diagnostics.jsonl"
+        self.packed_diagnostics = self.path / "diagnostics.jsonl.gz"  # of a committed run
         self.cost = self.path / "cost.jsonl"
         self.confusion = self.path / "confusion"
         self.checkpoints = self.path / "checkpoints"
@@ -124,6 +126,10 @@ class RunFolder:
         if isinstance(version, int) and version > FORMAT:
             raise UserError(f"{self.result} has format {version}; this imcil reads up to {FORMAT}, please update it.")
         return result if version == FORMAT and isinstance(result.get("classifiers"), dict) else None
+
+    def read_diagnostics(self) -> list[dict[str, Any]]:
+        """One record per experience, [] when none were recorded. Raises DamagedFile."""
+        return read_jsonl(self.diagnostics if self.diagnostics.exists() else self.packed_diagnostics)
 
     @contextmanager
     def claim(self, lease: float = claims.LEASE) -> Iterator[claims.Hold]:

@@ -1,5 +1,6 @@
 """A synthetic results folder, written by hand-made counts through the store's own helpers. Not a test file."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -38,27 +39,35 @@ def name_of(content: dict) -> str:
     return f"cifar100-{readable}-{store.config_hash(content)[:10]}"
 
 
-def write_run(root, content, classifiers=("head",), accuracy=None, finished=True, precision="bf16") -> str:
-    """One run folder; `accuracy` fixes every class's recall (in percent), else it is drawn from the run's name."""
+def write_run(
+    root, content, classifiers=("head",), accuracy=None, finished=True, precision="bf16", details=False
+) -> str:
+    """One run folder; `accuracy` fixes every class's recall (in percent), else it is drawn from the run's name.
+
+    `details` adds what only figures read: metrics, cost, diagnostics and the last confusion matrices.
+    """
     name, stream = name_of(content), content["stream"]
     tasks = stream["tasks"]
     sizes = [20 // tasks] * tasks if stream["protocol"] == "lfs" else [10, *([10 // tasks] * tasks)]
-    info = {"sizes": sizes, "profile_counts": [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]}
+    counts = [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]
+    info = {"sizes": sizes, "profile_counts": counts, "train_counts": counts, "dataset": content["dataset"]["name"]}
     folder = store.RunFolder(Path(root) / "runs" / name)
     store.write_json(folder.config, content)
     if not finished:
         return name
     rng = np.random.default_rng(list(name.encode()))
-    found = {}
+    found, counted = {}, {}
     for classifier in classifiers:
         records = []
         for t in range(len(sizes)):
             num_seen = sum(sizes[: t + 1])
             drawn = rng.binomial(100, 0.9 * 0.8**t, num_seen) if accuracy is None else np.full(num_seen, accuracy)
             records.append({"correct": drawn, "total": np.full(num_seen, 100)})
-        found[classifier] = metrics.all_metrics(records, info)
+        found[classifier], counted[classifier] = metrics.all_metrics(records, info), records
     store.write_json(folder.stream, info)
     store.write_json(folder.environment, {"resolved": {"precision": precision, "compile": "off"}})
+    if details:
+        _write_details(folder, content, sizes, counts, counted)
     store.write_json(
         folder.result,
         {"format": 1, "run": name, "classifiers": found, "memory_held": [20] * 15 + [5] * 5, "complete": True},
@@ -66,7 +75,35 @@ def write_run(root, content, classifiers=("head",), accuracy=None, finished=True
     return name
 
 
-def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3) -> list[str]:
+def _write_details(folder, content, sizes, counts, counted) -> None:
+    """Diagnostics by rule: gradient norm of class j 0.1 (j + 1), weight norm 1 + t for old and 2 for new classes."""
+    cosine, budget = content["strategy"]["name"].startswith("lucir"), content["memory"]["budget"]
+    for t in range(len(sizes)):
+        num_old, num_seen = sum(sizes[:t]), sum(sizes[: t + 1])
+        at_step = {name: {key: v.tolist() for key, v in records[t].items()} for name, records in counted.items()}
+        held = [min(budget, n) for n in counts[:num_seen]]
+        store.append_jsonl(folder.metrics, {"experience": t, "classifiers": at_step, "memory_held": held})
+        cost = {"experience": t, "train_seconds": 10.0, "eval_seconds": 1.0, "images_trained": 1000}
+        store.append_jsonl(folder.cost, cost)
+        record = {
+            "experience": t,
+            "ce_gradient_norm": None if cosine else [0.1 * (j + 1) for j in range(num_seen)],
+            "weight_norm": [1.0 + t] * num_old + [2.0] * (num_seen - num_old),
+            "bias": None if cosine else [-0.1] * num_old + [0.1] * (num_seen - num_old),
+            "scale": 3.0 if cosine else None,
+            "plugins": {},
+        }
+        store.append_jsonl(folder.diagnostics, record)
+    confusions = {}
+    for name, records in counted.items():  # what is wrong went to the class before
+        correct = np.asarray(records[-1]["correct"])
+        confusions[name] = np.diag(correct) + np.roll(np.diag(100 - correct), -1, axis=1)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **confusions)
+    store.write_bytes(folder.confusion_of(len(sizes) - 1), buffer.getvalue())
+
+
+def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3, details=False) -> list[str]:
     """methods x protocols x seeds finished runs and a sweep.json; returns the run names."""
     runs = [
         (config(method, protocol, tasks, seed), classifiers)
@@ -75,4 +112,4 @@ def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3) -> list[str]:
         for seed in range(seeds)
     ]
     store.write_json(Path(root) / "sweep.json", {"runs": {name_of(content): content for content, _ in runs}})
-    return [write_run(root, content, classifiers) for content, classifiers in runs]
+    return [write_run(root, content, classifiers, details=details) for content, classifiers in runs]
