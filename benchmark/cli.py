@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from benchmark.config import RunConfig
+    from benchmark.engines.base import Engine
+    from benchmark.engines.worker import Listener
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
 ROOMS = ("datasets", "strategies", "configs", "backbones")
@@ -65,12 +67,22 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--allow-code", action="store_true", help=help_text)
 
     def takes_engine(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--engine", default="local", help="where workers run: local (default), slurm or ray")
         sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core, or per GPU")
         sub.add_argument(
             "--per-gpu", type=int, default=1, metavar="N", help="worker processes on each GPU (default: 1)"
         )
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda (all GPUs), cuda:1, …")
         sub.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
+        sub.add_argument(
+            "--slurm",
+            action="append",
+            default=[],
+            metavar="key=value,…",
+            help="options of sbatch: partition=gpu,time=8:00:00",
+        )
+        sub.add_argument("--detach", action="store_true", help="with --engine slurm: do not wait for the job")
+        sub.add_argument("--address", help="of the Ray cluster: auto (default), HOST:PORT, or local for one of its own")
 
     run = add("run", "train and evaluate one method on one stream", _run)
     takes_config(run)
@@ -158,7 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
     plan = config.load(options.config, options.overrides)
     runs = plan.runs()
     _check_code(options, runs)
-    return sweep.run_sweep(runs, _out(options, plan.name), _devices(options), fail_fast=options.fail_fast)
+    return sweep.run_sweep(runs, _out(options, plan.name), _engine(options), fail_fast=options.fail_fast)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -166,7 +178,7 @@ def _retry(options: argparse.Namespace) -> int:
 
     runs = plan.planned_runs(options.directory)
     _check_code(options, runs)
-    return sweep.run_sweep(runs, options.directory, _devices(options), retry=True, fail_fast=options.fail_fast)
+    return sweep.run_sweep(runs, options.directory, _engine(options), retry=True, fail_fast=options.fail_fast)
 
 
 def _out(options: argparse.Namespace, name: str) -> Path:
@@ -184,15 +196,32 @@ def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
             raise UserError(f'The config would run code from "{file}": give --allow-code if you trust it.')
 
 
-def _devices(options: argparse.Namespace) -> list[str]:
-    """One worker for each of these."""
+def _engine(options: argparse.Namespace) -> Callable[[Path, Listener], Engine]:
+    """What makes the engine that was asked for, with its options checked."""
+    from benchmark.engines.base import NAMES
     from benchmark.engines.device import worker_devices
+    from benchmark.engines.local import LocalEngine
+    from benchmark.engines.ray import RayEngine
+    from benchmark.engines.slurm import SlurmEngine, parse_options
 
+    name, device, per_gpu = options.engine, options.device, options.per_gpu
+    if name not in NAMES:
+        raise UserError(f'There is no engine "{name}".{did_you_mean(name, NAMES)}')
+    for option, owner in (("slurm", "slurm"), ("detach", "slurm"), ("address", "ray")):
+        if getattr(options, option) and name != owner:
+            raise UserError(f"--{option} is for --engine {owner}.")
     if options.jobs != "auto" and (not options.jobs.isdigit() or int(options.jobs) < 1):
         raise UserError(f"--jobs must be auto or a number from 1, got {options.jobs}.")
-    if options.per_gpu < 1:
-        raise UserError(f"--per-gpu must be 1 or more, got {options.per_gpu}.")
-    return worker_devices(options.device, None if options.jobs == "auto" else int(options.jobs), options.per_gpu)
+    if per_gpu < 1:
+        raise UserError(f"--per-gpu must be 1 or more, got {per_gpu}.")
+    jobs = None if options.jobs == "auto" else int(options.jobs)
+    if name == "slurm":
+        flags = parse_options(options.slurm)
+        return lambda out, listener: SlurmEngine(out, jobs, device, listener, per_gpu, flags, options.detach)
+    if name == "ray":
+        return lambda out, listener: RayEngine(out, jobs, device, listener, per_gpu, options.address or "auto")
+    devices = worker_devices(device, jobs, per_gpu)
+    return lambda out, listener: LocalEngine(out, devices, listener)
 
 
 def _stream(options: argparse.Namespace) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.claims import LEASE
 from benchmark.config import RunConfig
+from benchmark.engines.base import Detached, Engine, InvalidRuns
 from benchmark.engines.console import LiveView
-from benchmark.engines.local import InvalidRuns, LocalEngine
+from benchmark.engines.worker import Listener
 from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.plan import write_plan
@@ -20,17 +20,16 @@ from benchmark.store import RunFolder
 def run_sweep(
     runs: Sequence[RunConfig],
     directory: Path,
-    devices: Sequence[str],
+    engine: Callable[[Path, Listener], Engine],
     *,
     retry: bool = False,
     fail_fast: bool = False,
-    lease: float = LEASE,
 ) -> int:
     """Carry out the runs that have no result yet; returns the exit status: 1 some failed, 75 interrupted.
 
     Parameters
     ----------
-    devices : one worker for each of these.
+    engine : makes what carries them out.
     retry : carry out runs that failed earlier, too.
 
     Raises
@@ -60,22 +59,27 @@ def run_sweep(
 
         try:
             with view, StopRequest().listening("Stopping every run after its step; a second signal ends them at once."):
-                LocalEngine(directory, devices, listen, lease).run(pending, fail_fast)
+                engine(directory, listen).run(pending, fail_fast)
         except InvalidRuns as error:
             name, sentence = next(iter(error.problems.items()))
             more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
             raise UserError(f"{sentence}{more}" if len(runs) == 1 else f"{sentence}{more} The run is {name}.") from None
+        except Detached:
+            return 0
         except Interrupted:
             print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
             return RESUMABLE
     else:
         write_plan(directory, runs)
+    unfinished = 0
     for name, folder in folders.items():  # what failed elsewhere, and what came right after all
         state = folder.state
         if state == "failed":
             failures[name] = str(folder.read_failure().get("exception") or "no reason recorded")
         elif state == "done":
             failures.pop(name, None)
+        elif name not in failures:
+            unfinished += 1
     write_tables(directory)
     write_figures(directory)
     for name, message in failures.items():
@@ -84,7 +88,10 @@ def run_sweep(
         print(
             f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr
         )
-    return 1 if failures else 0
+    elif unfinished:
+        print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `imcil retry {directory}` "
+              "continues.", file=sys.stderr)  # fmt: skip
+    return 1 if failures or unfinished else 0
 
 
 def write_tables(directory: Path) -> None:

@@ -92,6 +92,8 @@ class LiveView:
         """Take in one event and show it."""
         if kind == "waiting":
             self.console.print(f"{content} runs are in the hands of workers elsewhere; waiting for them.")
+        elif kind == "submitted":
+            self.console.print(content, soft_wrap=True)
         if name is None:
             return
         if kind == "started":

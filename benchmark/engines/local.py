@@ -5,6 +5,7 @@ It starts them, passes on what they tell, records a run as killed when its worke
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
@@ -21,20 +22,13 @@ from typing import Any
 
 from benchmark.claims import LEASE
 from benchmark.config import RunConfig
+from benchmark.engines.base import InvalidRuns
 from benchmark.engines.worker import Listener, check, work
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.store import AlreadyRunning, RunFolder
 
 LOOK_EVERY = 2.0  # seconds, at runs that workers of others have in hand
 Event = tuple["_Worker", str, str | None, Any]  # who, kind, run name, content
-
-
-class InvalidRuns(Exception):
-    """Some runs cannot work; nothing was started. Maps run names to sentences."""
-
-    def __init__(self, problems: dict[str, str]) -> None:
-        super().__init__("; ".join(problems.values()))
-        self.problems = problems
 
 
 @dataclass(eq=False)
@@ -63,8 +57,15 @@ class LocalEngine:
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
 
-    def run(self, runs: Sequence[RunConfig], fail_fast: bool = False) -> None:
+    def run(
+        self, runs: Sequence[RunConfig], fail_fast: bool = False, checked: bool = False, patience: float = math.inf
+    ) -> None:
         """Check all runs, then have them carried out; returns when each is done or failed, here or elsewhere.
+
+        Parameters
+        ----------
+        checked : whoever asks has checked them.
+        patience : seconds to wait for runs that are in the hands of workers elsewhere.
 
         Raises
         ------
@@ -75,22 +76,24 @@ class LocalEngine:
         try:
             for device in self.devices[: len(runs)]:
                 self._start(device)
-            self._check()
-            self.listener("checked", None, None)
+            if not checked:
+                self._check()
+                self.listener("checked", None, None)
             for w in self.workers:
                 self._set_to_work(w)
-            told = False
+            waiting_since: float | None = None
             while self._attend():
                 open_runs = self._open_runs()
                 if "pending" in open_runs or "interrupted" in open_runs:  # it was in hand elsewhere, and is free again
                     self._set_to_work(self._start(self.devices[0]))
-                elif open_runs:
-                    if not told:
-                        self.listener("waiting", None, len(open_runs))
-                    told = True
-                    time.sleep(LOOK_EVERY)
-                else:
+                    continue
+                now = time.monotonic()
+                if not open_runs or now - (waiting_since or now) >= patience:
                     return
+                if waiting_since is None:
+                    waiting_since = now
+                    self.listener("waiting", None, len(open_runs))
+                time.sleep(LOOK_EVERY)
         except Interrupted:
             self._wind_down()
             raise

@@ -38,6 +38,7 @@ def work(
     lease: float = LEASE,
     listen: Listener = lambda kind, name, content: None,
     stop: StopRequest | None = None,
+    since: float | None = None,
 ) -> None:
     """Carry out the runs of a sweep folder one after the other, until none is left that this worker could take.
 
@@ -58,13 +59,14 @@ def work(
         done, failed (content: the message), postponed (out of memory, to be done again alone), interrupted (by `stop`)
         and lost (this worker seemed dead and another one took over); found (content: done or failed) for the others.
     stop : asks the worker to save its run and end.
+    since : when the sweep began (seconds since the epoch), None: now. Workers that died over a run after it count.
 
     Raises
     ------
     UserError : sweep.json cannot be read, or a run needs code that is not allowed. Nothing was started.
     Interrupted : stopped; uncaught it ends the process with status 75, and whoever requeues on 75 goes on.
     """
-    began = time.time()
+    began = time.time() if since is None else since
     stop = stop or StopRequest()
     left = {run.run_name: run for run in (planned_runs(directory) if runs is None else runs)}
     names = list(left)

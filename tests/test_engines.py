@@ -1,0 +1,223 @@
+"""Engines for clusters, as far as they go without a cluster: options, what workers are told, what is seen of a folder.
+
+The engines themselves are tested on a real SLURM and a real Ray cluster, by `make test-engines`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import main
+from benchmark.config import RunConfig, load, validated
+from benchmark.engines.device import worker_devices
+from benchmark.engines.local import LocalEngine
+from benchmark.engines.remote import FolderWatch, Order
+from benchmark.engines.slurm import parse_options
+from benchmark.errors import UserError
+from benchmark.plan import write_plan
+from benchmark.store import RunFolder, write_json
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from strategies.replay import Replay
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Replay):
+    name: ClassVar[str] = "mine"
+"""
+
+
+@pytest.fixture
+def complain(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The sentence with which a sweep that must not start ends."""
+    monkeypatch.chdir(tmp_path)
+
+    def sentence(*arguments: str) -> str:
+        assert main(["sweep", "digits", "strategy=replay", "--out", "out", *arguments]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.startswith("imcil: ") and err.count("\n") == 1
+        assert not Path("out").exists()
+        return err
+
+    return sentence
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_engine_ends_in_one_sentence(complain: Callable[..., str]) -> None:
+    assert complain("--engine", "slum") == (
+        'imcil: There is no engine "slum". Did you mean "slurm"? Valid choices: local, ray, slurm.\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "owner"),
+    [
+        (["--slurm", "time=60"], "slurm"),
+        (["--engine", "ray", "--slurm", "time=60"], "slurm"),
+        (["--detach"], "slurm"),
+        (["--engine", "slurm", "--address", "auto"], "ray"),
+    ],
+)
+def test_an_option_of_another_engine_is_refused(arguments: list[str], owner: str, complain: Callable[..., str]) -> None:
+    assert f"is for --engine {owner}." in complain(*arguments)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_missing_package_ends_in_one_sentence(
+    engine: str, package: str, complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as Python itself marks what cannot be imported
+    assert f'pip install "imcil[{engine}]"' in complain("--engine", engine)
+
+
+def test_slurm_is_needed_for_slurm(complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    assert "found no sbatch" in complain("--engine", "slurm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--address", "127.0.0.1:9"], "--address 127.0.0.1:9: "),
+        (["--address", "nonsense"], "not of the form HOST:PORT"),
+        (["--device", "cuda:1"], "--device must be auto, cpu or cuda"),
+    ],
+)
+def test_ray_mistakes(arguments: list[str], reason: str, complain: Callable[..., str]) -> None:
+    pytest.importorskip("ray")
+    assert reason in complain("--engine", "ray", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        ([], {}),
+        (["partition=gpu,time=8:00:00,gres=gpu:1"], {"partition": "gpu", "time": "8:00:00", "gres": "gpu:1"}),
+        (["partition=gpu", "time=30"], {"partition": "gpu", "time": "30"}),
+        (["nodelist=a1,a2,mem_per_cpu=4G"], {"nodelist": "a1,a2", "mem-per-cpu": "4G"}),
+        (["exclusive,time=1-0"], {"exclusive": True, "time": "1-0"}),
+        (["time=1-0,--exclusive"], {"exclusive": True, "time": "1-0"}),
+        (["nodelist=a,b,--exclusive"], {"nodelist": "a,b", "exclusive": True}),
+        (["time=1,signal=USR1@20"], {"time": "1", "signal": "USR1@20"}),
+    ],
+)
+def test_options_of_sbatch(texts: list[str], options: dict[str, Any]) -> None:
+    assert parse_options(texts) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "takes options of sbatch"),
+        ("time=", "takes options of sbatch"),
+        ("a b=c", "takes options of sbatch"),
+        ("comment=x\nrm -rf .", "takes options of sbatch"),
+        ("array=0-99", "array is set by imcil"),
+        ("no-requeue", "no-requeue is set by imcil"),
+        ("time=soon", "is no time"),
+        ("time=4", "give at least 5 minutes"),
+        ("time=4:59", "give at least 5 minutes"),
+        ("time=0:04:59", "give at least 5 minutes"),
+        ("time=0-0:4", "give at least 5 minutes"),
+    ],
+)
+def test_options_of_sbatch_that_cannot_be(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        parse_options([text])
+
+
+@pytest.mark.parametrize("text", ["5", "5:00", "0:05:00", "1-0", "0-1:00", "0-0:05:00"])
+def test_times_that_are_long_enough(text: str) -> None:
+    assert parse_options([f"time={text}"]) == {"time": text}
+
+
+# --- what workers are told --------------------------------------------------------------------------------------------
+
+
+def a_run(**strategy: Any) -> RunConfig:
+    return validated({**load("digits").base.model_dump(mode="json"), "strategy": strategy or {"name": "replay"}})
+
+
+def test_an_order_finds_its_runs_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine, other = a_run(), a_run(name="finetune")
+    order = Order.of([mine], Path("out"), "cpu", fail_fast=False)
+    write_plan(tmp_path / "out", [other, mine])
+    os.chdir("/")  # as workers start elsewhere
+    assert order.prepare() == [mine]
+    assert Path.cwd() == tmp_path
+
+
+def test_an_order_runs_no_code_but_what_the_command_line_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that others write to cannot slip some in, not even under the name of a run that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PLUGIN)
+    foreign = a_run(name="mine.py:Mine")
+    write_plan(tmp_path, [foreign])
+    asked = Order.of([foreign], tmp_path, "cpu", fail_fast=False)
+    assert asked.prepare() == [foreign]
+    slipped_in = Order(**{**vars(asked), "code_files": ()})
+    with pytest.raises(UserError, match=r'would run code from "mine\.py:Mine", and its command line did not name it'):
+        slipped_in.prepare()
+
+
+def test_an_order_notices_that_a_method_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PLUGIN)
+    run = a_run(name="mine.py:Mine")
+    write_plan(tmp_path, [run])
+    order = Order.of([run], tmp_path, "cpu", fail_fast=False)
+    Path("mine.py").write_text(PLUGIN + "# edited\n")
+    with pytest.raises(UserError, match="the file of its method changed; start the sweep again"):
+        order.prepare()
+
+
+# --- what is seen of a folder -----------------------------------------------------------------------------------------
+
+
+def test_a_watch_tells_what_happens_in_run_folders(tmp_path: Path) -> None:
+    events: list[tuple[str, str | None, Any]] = []
+    good, bad = a_run(), a_run(name="finetune")
+    watch = FolderWatch(tmp_path, [good, bad], lambda *event: events.append(event))
+    folder = RunFolder(tmp_path / "runs" / good.run_name)
+
+    assert watch.look() and watch.unclaimed and events == []
+    with folder.claim() as held:
+        assert watch.look() and watch.unclaimed
+        assert events.pop() == ("started", good.run_name, None)
+        held.progress = {"experience": 1}
+        write_json(held.path, {**held.owner, "progress": held.progress})
+        assert watch.look()
+        assert events.pop() == ("progress", good.run_name, {"experience": 1})
+        assert watch.look() and events == []  # nothing new
+    assert watch.look()
+    assert events.pop() == ("interrupted", good.run_name, None)
+
+    RunFolder(tmp_path / "runs" / bad.run_name).record_failure("error", "ValueError: broken")
+    with folder.claim():
+        assert watch.look() and watch.failed and not watch.unclaimed
+        assert events == [("started", good.run_name, None), ("failed", bad.run_name, "ValueError: broken")]
+        write_json(folder.result, {"format": 1, "complete": True, "classifiers": {}})
+    assert not watch.look()
+    assert events[-1] == ("done", good.run_name, None)
+    assert not watch.look() and len(events) == 3
+
+
+def test_a_worker_of_a_cluster_does_not_wait_for_runs_in_the_hands_of_others(tmp_path: Path) -> None:
+    """It would keep a node from others."""
+    run = a_run()
+    write_plan(tmp_path, [run])
+    with RunFolder(tmp_path / "runs" / run.run_name).claim():
+        engine = LocalEngine(tmp_path, worker_devices("cpu", 1, 1), lambda *event: None)
+        engine.run([run], checked=True, patience=0)
+    assert RunFolder(tmp_path / "runs" / run.run_name).state == "pending"
