@@ -1,4 +1,10 @@
-"""Checkpoints of a run at experience boundaries: plain tensors and JSON values, the last two kept.
+"""Checkpoints of a run: plain tensors and JSON values, the last two kept.
+
+One is written after every experience, and inside it every `training.checkpoint_minutes`, at the end of the epochs where
+stages follow, and when the run is asked to stop. A checkpoint stands alone: the state of the learner when the
+experience began, and, inside the experience, its progress since then. To resume, the hooks before the first epoch run
+again from that state, which makes teachers and counts as they were; then the progress is loaded. Choosing exemplars and
+stages start again from the end of the epochs.
 
 They are read with `weights_only=True`, so a stranger's checkpoint cannot execute code.
 """
@@ -6,27 +12,52 @@ They are read with `weights_only=True`, so a stranger's checkpoint cannot execut
 from __future__ import annotations
 
 import io
+import time
 import warnings
+import zipfile
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
 
+from benchmark.config import RunConfig, differing_keys
 from benchmark.errors import UserError
+from benchmark.interruption import StopRequest
 from benchmark.store import RunFolder, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after `experience` experiences."""
+    """A run after `experience` experiences and `steps` training steps of the next.
+
+    Attributes
+    ----------
+    config_hash, science : of the run's config.
+    resolved : what its automatic choices became.
+    state : the learner between experiences, None before the first: the config and the seed make it.
+    progress : the learner inside the experience, None between experiences.
+    seconds : spent on training this experience so far.
+    """
 
     experience: int
     config_hash: str
+    science: dict[str, Any]
     resolved: dict[str, Any]
-    state: dict[str, Any]
+    state: dict[str, Any] | None
+    progress: dict[str, Any] | None = None
+    steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its file's name; names are in the order of progress."""
+        return f"{self.experience:04d}-{self.steps:08d}.pt"
 
 
 def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
@@ -36,13 +67,13 @@ def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
     torch.save(
         {"format": FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}, buffer
     )
-    write_bytes(folder.checkpoints / f"{checkpoint.experience:04d}.pt", buffer.getvalue())
+    write_bytes(folder.checkpoints / checkpoint.name, buffer.getvalue())
     for old in sorted(folder.checkpoints.glob("*.pt"))[:-KEPT]:
         old.unlink()
 
 
-def latest(folder: RunFolder, config_hash: str) -> Checkpoint | None:
-    """The newest checkpoint that can be read, None when there is none.
+def latest(folder: RunFolder, run: RunConfig, recorded: int) -> Checkpoint | None:
+    """The newest checkpoint that can be read and needs no more than `recorded` lines of metrics.jsonl, else None.
 
     Raises
     ------
@@ -50,25 +81,102 @@ def latest(folder: RunFolder, config_hash: str) -> Checkpoint | None:
     """
     for path in sorted(folder.checkpoints.glob("*.pt"), reverse=True):
         try:
-            content = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+            content = _read(path)
             found = int(content.pop("format"))
-            checkpoint = Checkpoint(**content) if found <= FORMAT else None
+            checkpoint = Checkpoint(**content) if found == FORMAT else None
         except Exception as error:  # torch.load raises many types on damaged files
-            warnings.warn(f"{path} is damaged ({type(error).__name__}); using the checkpoint before it", stacklevel=2)
-            continue
-        if checkpoint is None:
-            raise UserError(
-                f"{path} has checkpoint format {found}, this imcil reads up to {FORMAT}; please update imcil."
-            )
-        if checkpoint.config_hash != config_hash:
-            raise UserError(f"{path} belongs to another config; give the run another folder.")
-        return checkpoint
+            reason = f"is damaged ({type(error).__name__})"
+        else:
+            if found > FORMAT:
+                raise UserError(
+                    f"{path} has checkpoint format {found}, this imcil reads up to {FORMAT}; please update imcil."
+                )
+            if checkpoint is None:
+                reason = f"was written by an older imcil (format {found})"
+            elif checkpoint.experience > recorded:
+                reason = f"needs {checkpoint.experience} lines of {folder.metrics.name}, which holds {recorded}"
+            else:
+                if checkpoint.config_hash != run.hash:
+                    differing = differing_keys(checkpoint.science, run.science)
+                    raise UserError(f"{path} belongs to another config ({differing}); give the run another folder.")
+                return checkpoint
+        warnings.warn(f"{path} {reason}; using the checkpoint before it", stacklevel=2)
     return None
 
 
-def remove(folder: RunFolder) -> None:
-    """A finished run needs no checkpoints."""
+def _read(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:  # torch itself does not look at the checksums it wrote
+        if (broken := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"bad checksum of {broken}")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def remove(folder: RunFolder, newer_than: Checkpoint | None = None) -> None:
+    """Remove the checkpoints of a finished run, or those behind the one that a run goes on from."""
     for path in folder.checkpoints.glob("*.pt"):
-        path.unlink()
-    if folder.checkpoints.is_dir():
+        if newer_than is None or path.name > newer_than.name:
+            path.unlink()
+    if newer_than is None and folder.checkpoints.is_dir():
         folder.checkpoints.rmdir()
+
+
+def detached(state: Any) -> Any:
+    """A copy of nested state in main memory, which training cannot change."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: detached(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(detached, state))
+    return state
+
+
+class CheckpointPlugin(SupervisedPlugin):
+    """Writes checkpoints inside experiences; put it behind all other plugins, Avalanche's own included.
+
+    Between two of them lie `training.checkpoint_minutes`; a tenth of that where a long unit ends, the epochs.
+    """
+
+    def __init__(self, folder: RunFolder, run: RunConfig, resolved: dict[str, Any], stop: StopRequest) -> None:
+        super().__init__()
+        self.folder, self.run, self.resolved, self.stop = folder, run, resolved, stop
+        self.interval = 60 * run.training.checkpoint_minutes
+        self.saved_at = time.monotonic()
+
+    def begin(self, experience: int, state: dict[str, Any] | None, steps: int = 0, seconds: float = 0.0) -> None:
+        """An experience begins from `state` (kept as it is), or goes on after some steps and seconds of it."""
+        self.experience, self.state, self.steps = experience, state, steps
+        self.started = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this experience so far, in earlier attempts too as far as they were saved."""
+        return time.perf_counter() - self.started
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self.steps += 1
+        if self.stop.requested or time.monotonic() >= self.saved_at + self.interval:
+            self.save(strategy)
+            self.stop.check()
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.epoch < strategy.train_epochs:
+            return
+        if strategy.parts.stages or time.monotonic() >= self.saved_at + self.interval / 10:
+            self.save(strategy)
+
+    def save(self, strategy: Any) -> None:
+        """Write a checkpoint inside the experience."""
+        self._write(strategy.progress_dict())
+
+    def end(self, state: dict[str, Any]) -> None:
+        """An experience is over and recorded; the next one begins from `state`."""
+        self.begin(self.experience + 1, detached(state))
+        self._write(None)
+
+    def _write(self, progress: dict[str, Any] | None) -> None:
+        self.folder.confirm()
+        run = self.experience, self.run.hash, self.run.science, self.resolved
+        write(self.folder, Checkpoint(*run, self.state, progress, self.steps, self.seconds))
+        self.saved_at = time.monotonic()

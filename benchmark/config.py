@@ -21,7 +21,7 @@ from benchmark.store import config_hash
 
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
-NOT_SCIENCE = ("dataset.root", "metrics.diagnostics")
+NOT_SCIENCE = ("dataset.root", "metrics.diagnostics", "training.checkpoint_minutes")
 
 
 class Section(BaseModel):
@@ -87,7 +87,10 @@ class MemoryConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs."""
+    """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs.
+
+    `checkpoint_minutes`: time between two checkpoints inside an experience.
+    """
 
     backbone: str = "resnet32"
     epochs: int = Field(default=160, ge=1)
@@ -102,6 +105,7 @@ class TrainingConfig(Section):
     augmentation: Literal["crop", "resized_crop", "crop_jitter", "none"] = "crop"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    checkpoint_minutes: float = Field(default=10, ge=0)
     seed: int = 0
 
     @field_validator("compile", mode="before")
@@ -142,7 +146,15 @@ class RunConfig(Section):
         Values left at their default are not part of it, so a later version may add an option without orphaning
         finished runs. The content of a strategy or backbone file is part of it, the file's place is not.
         """
-        science = self.model_dump(mode="json", exclude_defaults=True)
+        return config_hash(self._science(exclude_defaults=True))
+
+    @property
+    def science(self) -> dict[str, Any]:
+        """What changes the science, values at their default included."""
+        return self._science(exclude_defaults=False)
+
+    def _science(self, exclude_defaults: bool) -> dict[str, Any]:
+        science = self.model_dump(mode="json", exclude_defaults=exclude_defaults)
         for path in NOT_SCIENCE:
             section, key = path.split(".")
             science.get(section, {}).pop(key, None)
@@ -157,7 +169,7 @@ class RunConfig(Section):
                         f'The file "{file}" of {section}.{key} cannot be read: {error.strerror}.'
                     ) from error
                 science[section][key] = f"{digest}:{attribute}"
-        return config_hash({section: values for section, values in science.items() if values})
+        return {section: values for section, values in science.items() if values}
 
     @property
     def code_files(self) -> list[str]:
@@ -194,6 +206,19 @@ class SweepConfig(Section):
             run = validated(override(self.base.model_dump(mode="json", exclude_defaults=True), changes))
             runs.setdefault(run.run_name, run)
         return list(runs.values())
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two `RunConfig.science` differ in: "training.seed is 0 there and 1 here"."""
+    there, here = (
+        {f"{section}.{key}": value for section, values in science.items() for key, value in values.items()}
+        for science in (one, other)
+    )
+    return ", ".join(
+        f"{key} is {there.get(key, 'its default')} there and {here.get(key, 'its default')} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

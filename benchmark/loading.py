@@ -132,8 +132,15 @@ class InMemoryBatches:
         return sizes
 
     def __iter__(self) -> Iterator[list[Tensor]]:
+        return self.iterate_from(0)
+
+    def iterate_from(self, first: int) -> Iterator[list[Tensor]]:
+        """The batches from number `first` on. Their order is drawn now; no image before them is read or augmented."""
         order = self.order()
-        for chosen in order.split(self._sizes(len(order))) if len(order) else ():
+        return self._make(order.split(self._sizes(len(order)))[first:] if len(order) else ())
+
+    def _make(self, batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        for chosen in batches:
             rows = self.rows[chosen.numpy()]
             pixels = self.images[torch.from_numpy(rows)] if isinstance(self.images, Tensor) else self.images[rows]
             batch = self.augment(torch.as_tensor(pixels).to(self.device), self.generator)

@@ -1,6 +1,7 @@
 """One run: config -> run folder. Trains a method on a stream, evaluates after every experience, leaves files behind.
 
-The order of writing makes a run safe to kill: metrics of an experience, then its checkpoint; `result.json` last.
+The order of writing makes a run safe to kill: metrics of an experience, then its checkpoint; `result.json` last. What
+was written behind the checkpoint that a run goes on from is cut off and written again.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import io
 import platform
 import resource
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ def execute(
     device: str = "auto",
     stop: StopRequest | None = None,
 ) -> None:
-    """Carry a run out, or on: a folder with a checkpoint continues after its last finished experience.
+    """Carry a run out, or on: a folder with a checkpoint continues where it was taken, and ends with the same bytes.
 
     Raises
     ------
@@ -88,47 +88,50 @@ def execute(
     observers = [DiagnosticsPlugin()] if run.metrics.diagnostics else []
     learner = build_learner(run, recipe, loader, resolved, observers)
     experiences = list(benchmark.train_stream)
-    done = 0
-    if previous:
-        done = previous.experience
-        learner.load_state_dict(previous.state, experiences[:done])
-    else:
-        checkpoint.remove(folder)  # unusable ones would outlive the new ones
-    # an experience after the checkpoint is trained and recorded again
+    done = previous.experience if previous else 0
+    checkpoint.remove(folder, newer_than=previous)  # unusable ones would outlive new ones
     records = _cut(folder.metrics, done)
     _cut(folder.diagnostics, done)
+    saver = checkpoint.CheckpointPlugin(folder, run, vars(resolved), stop)
+    learner.plugins.append(saver)
+    learner.on_stage_step = stop.check
+    saver.begin(0, None)
+    if previous:
+        saver.begin(done, previous.state, previous.steps, previous.seconds)
+        if previous.state:
+            learner.load_state_dict(checkpoint.detached(previous.state), experiences[:done])
+        if previous.progress:
+            learner.resume_progress(previous.progress)
 
-    for t, experience in enumerate(experiences[done:], start=done):
-        stop.check()
-        started = time.perf_counter()
-        learner.on_epoch = _reporter(progress, t, len(experiences), started)
-        learner.train(experience, eval_streams=[])
-        trained = time.perf_counter()
-        record, confusion = evaluate(learner, benchmark, t)
-        _write_confusion(folder.confusion_of(t), confusion)
+    with stop.deferred():
+        for t, experience in enumerate(experiences[done:], start=done):
+            stop.check()
+            learner.on_epoch = _reporter(progress, t, len(experiences), saver)
+            learner.train(experience, eval_streams=[])
+            trained = saver.seconds
+            record, confusion = evaluate(learner, benchmark, t)
+            _write_confusion(folder.confusion_of(t), confusion)
+            folder.confirm()
+            append_jsonl(folder.metrics, record)
+            records.append(record)
+            for observer in observers:
+                append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
+            append_jsonl(folder.cost, _cost(t, trained, saver.seconds - trained, learner))
+            saver.end(learner.state_dict())
         folder.confirm()
-        append_jsonl(folder.metrics, record)
-        records.append(record)
-        for observer in observers:
-            append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
-        append_jsonl(folder.cost, _cost(t, trained - started, time.perf_counter() - trained, learner))
-        state = checkpoint.Checkpoint(t + 1, run.hash, vars(resolved), learner.state_dict())
-        checkpoint.write(folder, state)
-    folder.confirm()
-    write_json(folder.result, result(run, benchmark, records))
+        write_json(folder.result, result(run, benchmark, records))
     folder.failure.unlink(missing_ok=True)  # of an earlier attempt
     checkpoint.remove(folder)
 
 
 def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint | None:
-    """The checkpoint to continue from; None where the lines of metrics.jsonl up to it are lost: the run starts anew."""
-    previous = checkpoint.latest(folder, run.hash)
+    """The checkpoint to continue from; None where no line of metrics.jsonl can be trusted: the run starts anew."""
     try:
         recorded = len(read_jsonl(folder.metrics))
     except DamagedFile as error:
         warnings.warn(f"{error} The run starts anew.", stacklevel=2)
         recorded = 0
-    return previous if previous and recorded >= previous.experience else None
+    return checkpoint.latest(folder, run, recorded)
 
 
 def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
@@ -317,9 +320,11 @@ def _processor() -> str:
     )
 
 
-def _reporter(progress: Progress, t: int, experiences: int, started: float) -> Callable[[int, int, float, int], None]:
+def _reporter(
+    progress: Progress, t: int, experiences: int, saver: checkpoint.CheckpointPlugin
+) -> Callable[[int, int, float, int], None]:
     def report(epoch: int, epochs: int, loss: float, images: int) -> None:
-        rate = images / (time.perf_counter() - started)
+        rate = images / saver.seconds
         progress(
             {"experience": t, "experiences": experiences, "epoch": epoch, "epochs": epochs, "loss": loss, "rate": rate}
         )

@@ -72,7 +72,7 @@ class BalancedSoftmax(SeenCrossEntropy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts.load_state_dict(state)
-        self._set_prior(torch.device("cpu"))
+        self._set_prior(self._log_prior.device)
 
     def _count(self, strategy: Any) -> None:
         self.counts.update(strategy)

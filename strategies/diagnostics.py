@@ -46,6 +46,15 @@ class DiagnosticsPlugin(SupervisedPlugin):
         self._norms += (at_logits.T @ features).norm(dim=1)
         self._steps += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": self._norms, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Within an experience, load after `before_training_exp`, which starts the sums anew."""
+        if self._norms is not None and state["norms"] is not None:
+            self._norms = state["norms"].to(self._norms.device)
+        self._steps = state["steps"]
+
     def record(self, strategy: Any) -> dict[str, Any]:
         """The experience just trained, as JSON values; reading waits for the device."""
         head = strategy.model.head

@@ -224,12 +224,18 @@ class GradientReweightingPlugin(SupervisedPlugin):
         self._head = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self.counts.state_dict(), "phi": self.phi, "steps": self.steps}
+        return {
+            "counts": self.counts.state_dict(),
+            "phi": self.phi,
+            "steps": self.steps,
+            "latest": [self.row_factors, self.r_old, self.r_new, self.beta],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Within an experience, load after `before_training_exp`, which sets Phi to 0."""
         self.counts.load_state_dict(state["counts"])
         self.phi, self.steps = state["phi"].to(self.phi.device), state["steps"]
+        self.row_factors, self.r_old, self.r_new, self.beta = (value.to(self.phi.device) for value in state["latest"])
 
     # --- parts ----------------------------------------------------------------------------------------------------
 

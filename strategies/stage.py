@@ -150,6 +150,8 @@ class Stage:
                     if self.after_backward:
                         self.after_backward(parameters, epoch, len(batch[-1]), generator)
                     optimizer.step()
+                    if hasattr(strategy, "on_stage_step"):
+                        strategy.on_stage_step()
             optimizer.zero_grad(set_to_none=True)
         return batches.images_passed
 

@@ -2,7 +2,7 @@
 
 What differs from the stock template: a fresh optimiser and schedule in every experience (the literature's convention),
 batches from an in-memory loader, autocast, reseeding per experience (so that a resumed run repeats an uninterrupted
-one), evaluation of all classifiers from one pass, and plain-tensor state.
+one), evaluation of all classifiers from one pass, and plain state, between experiences and inside them (`state.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from strategies.network import IncrementalNetwork
 from strategies.recipe import LoaderFactory, Parts
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
+from strategies.state import ResumableState
 
 
 class NonFiniteLossError(RuntimeError):
@@ -43,7 +44,7 @@ class Optimisation:
     schedule: Schedule = field(default_factory=Schedule)
 
 
-class IncrementalLearner(SupervisedTemplate):
+class IncrementalLearner(ResumableState, SupervisedTemplate):
     """Trains a network with a recipe's parts on a stream of experiences.
 
     Parameters
@@ -54,7 +55,13 @@ class IncrementalLearner(SupervisedTemplate):
     loader : makes batches for training, herding and evaluation.
     precision : "fp32" or "bf16" (autocast around the forward pass; losses and head stay fp32).
     seed : training seed; every experience derives its own from it.
+    plugins : further plugins that only look on: whether they are there changes no number, nor what can be resumed.
     on_epoch : called with (epoch, epochs, mean loss, images so far in this experience) after each epoch.
+
+    Attributes
+    ----------
+    epoch, batch : epochs complete in this experience, batches done of the current one.
+    on_stage_step : called after each step of a stage; whatever it raises ends the training.
     """
 
     def __init__(
@@ -86,9 +93,11 @@ class IncrementalLearner(SupervisedTemplate):
         self.loader = loader
         self.precision = precision
         self.seed = seed
+        self.observers = list(plugins)
         self.on_epoch = on_epoch
+        self.on_stage_step: Callable[[], None] = lambda: None
         self.generator = torch.Generator()
-        self.epoch = 0
+        self.epoch = self.batch = 0
         self.images_trained = 0  # in this experience, replayed ones included
         self._loss_sum = torch.zeros(())
 
@@ -98,8 +107,20 @@ class IncrementalLearner(SupervisedTemplate):
         seed = derive_seed(self.seed, self.experience.current_experience)
         torch.manual_seed(seed)  # new head rows
         self.generator.manual_seed(seed)  # batches and augmentation
-        self.epoch = self.images_trained = 0
+        self.epoch = self.batch = self.images_trained = 0
         super()._before_training_exp(**kwargs)
+
+    def _train_exp(self, experience: Any, eval_streams: Any, **kwargs: Any) -> None:
+        if self._resumed:
+            self.epoch = self._resumed["epoch"]
+        while self.epoch < self.train_epochs:
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:  # early stopping by a plugin
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+        if self._resumed:  # it was saved after the last epoch
+            self._load_progress()
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         self.dataloader = self.loader(self.adapted_dataset, self.train_mb_size, train=True, generator=self.generator)
@@ -124,8 +145,8 @@ class IncrementalLearner(SupervisedTemplate):
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * settings.schedule.factor(self.epoch, self.train_epochs)
         self._loss_sum = torch.zeros((), device=self.device)
-        steps = 0
-        for self.mbatch in self.dataloader:  # noqa: B020
+        self.batch = 0
+        for self.mbatch in self._batches():  # noqa: B020
             self._unpack_minibatch()
             self._before_training_iteration(**kwargs)
             self.optimizer.zero_grad(set_to_none=True)
@@ -145,10 +166,10 @@ class IncrementalLearner(SupervisedTemplate):
 
             self._loss_sum += self.loss.detach()  # stays on the device: no synchronisation in the step
             self.images_trained += len(self.mb_y)
-            steps += 1
+            self.batch += 1
             self._after_training_iteration(**kwargs)
         self.epoch += 1
-        loss = float(self._loss_sum) / max(steps, 1)
+        loss = float(self._loss_sum) / max(self.batch, 1)
         if not torch.isfinite(self._loss_sum):
             raise NonFiniteLossError(
                 f"the loss became {loss} in epoch {self.epoch} of experience {self.experience.current_experience}"
@@ -176,36 +197,6 @@ class IncrementalLearner(SupervisedTemplate):
                 for classifier in self.parts.classifiers
                 if classifier.prepare(self)
             }
-
-    # --- state at an experience boundary -----------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON values only: loadable with `torch.load(weights_only=True)`."""
-        return {
-            "network": self.model.state_dict(),
-            "plugins": {name: p.state_dict() for name, p in self._named_plugins().items() if hasattr(p, "state_dict")},
-        }
-
-    def load_state_dict(self, state: dict[str, Any], experiences: Sequence[Any]) -> None:
-        """Continue after `experiences`, the ones trained before `state` was taken."""
-        self.model.train()
-        for self.experience in experiences:
-            self.model = self.model_adaptation()  # grow the head to the saved width
-        for name, plugin in self._named_plugins().items():
-            if hasattr(plugin, "restore"):
-                plugin.restore(experiences)
-            if hasattr(plugin, "load_state_dict"):
-                plugin.load_state_dict(state["plugins"][name])
-        self.model.load_state_dict(state["network"])
-        self.experience = None
-
-    def _named_plugins(self) -> dict[str, Any]:
-        """Plugins by class name and rank among their class: a plugin without state may come or go between attempts."""
-        names: dict[str, Any] = {}
-        for plugin in self.plugins:
-            kind = type(plugin).__name__
-            names[f"{kind}.{sum(name.startswith(f'{kind}.') for name in names)}"] = plugin
-        return names
 
 
 def silent_evaluator() -> EvaluationPlugin:

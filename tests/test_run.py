@@ -193,10 +193,10 @@ def test_interrupted_runs_end_as_if_they_had_not_been(strategy: str, tmp_path: P
     straight = done(wanted, tmp_path / "straight")
     folder = RunFolder(tmp_path / "killed")
     interrupt(wanted, folder, 1)
-    assert folder.state == "interrupted" and states(folder) == ["0001.pt"]
+    assert folder.state == "interrupted" and states(folder) == ["0001-00000000.pt"]
     assert len(read_jsonl(folder.metrics)) == 1
     interrupt(wanted, folder, 2)
-    assert states(folder) == ["0001.pt", "0002.pt"] and not folder.result.exists()
+    assert states(folder) == ["0001-00000000.pt", "0002-00000000.pt"] and not folder.result.exists()
     run.execute(wanted, folder)
     assert repeatable(folder) == repeatable(straight)
     assert [cost["experience"] for cost in read_jsonl(folder.cost)] == [0, 1, 2]
@@ -236,10 +236,10 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished: RunFolder, tm
     wanted = config("icarl")
     folder = RunFolder(tmp_path / "killed")
     interrupt(wanted, folder, 2)
-    newest = folder.checkpoints / "0002.pt"
+    newest = folder.checkpoints / "0002-00000000.pt"
     newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.warns(UserWarning, match=r"0002\.pt is damaged .*; using the checkpoint before it"):
-        state = checkpoint.latest(folder, wanted.hash)
+    with pytest.warns(UserWarning, match=r"0002-00000000\.pt is damaged .*; using the checkpoint before it"):
+        state = checkpoint.latest(folder, wanted, recorded=2)
         assert state is not None and state.experience == 1
         run.execute(wanted, folder)
     assert repeatable(folder) == repeatable(finished)
@@ -255,7 +255,7 @@ def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Pat
             path.write_bytes(b"")
     elif loss == "checkpoint fields":
         for path in folder.checkpoints.iterdir():
-            torch.save({"format": 1, "experience": 1}, path)
+            torch.save({"format": checkpoint.FORMAT, "experience": 1}, path)
     elif loss == "metrics":
         folder.metrics.unlink()
     else:
@@ -263,7 +263,7 @@ def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Pat
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         interrupt(wanted, folder, 1)  # again: had it gone on from a checkpoint, it would be past this
-    assert states(folder) == ["0001.pt"]
+    assert states(folder) == ["0001-00000000.pt"]
     if loss != "metrics":
         assert any("damaged" in str(warning.message) for warning in caught)
     run.execute(wanted, folder)
@@ -273,8 +273,8 @@ def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Pat
 def test_checkpoints_are_plain_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "killed")
     interrupt(config("bic"), folder, 1)
-    content = torch.load(folder.checkpoints / "0001.pt", weights_only=True)
-    assert set(content) == {"format", "experience", "config_hash", "resolved", "state"}
+    content = torch.load(folder.checkpoints / "0001-00000000.pt", weights_only=True)
+    assert set(content) == {"format", *vars(checkpoint.Checkpoint(1, "", {}, {}, {}))}
     assert (content["format"], content["experience"]) == (checkpoint.FORMAT, 1)
 
 
@@ -287,8 +287,8 @@ def test_a_strangers_checkpoint_cannot_run_code(finished: RunFolder, tmp_path: P
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (trace,)
 
-    torch.save({"format": 1, "state": Attack()}, folder.checkpoints / "0001.pt")
-    with pytest.warns(UserWarning, match=r"0001\.pt is damaged \(UnpicklingError\)"):
+    torch.save({"format": checkpoint.FORMAT, "state": Attack()}, folder.checkpoints / "0001-00000000.pt")
+    with pytest.warns(UserWarning, match=r"0001-00000000\.pt is damaged \(UnpicklingError\)"):
         run.execute(config("icarl"), folder)
     assert not trace.exists()
     assert repeatable(folder) == repeatable(finished)
@@ -298,7 +298,7 @@ def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "killed")
     interrupt(config("replay"), folder, 1)
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"0001\.pt belongs to another config"):
+    with pytest.raises(UserError, match=r"0001-00000000\.pt belongs to another config \(training\.seed is 0 there and 1 here\)"):
         run.execute(config("replay", training__seed=1), folder)
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
@@ -306,10 +306,10 @@ def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_of_a_newer_imcil_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "killed")
     interrupt(config("replay"), folder, 1)
-    path = folder.checkpoints / "0001.pt"
+    path = folder.checkpoints / "0001-00000000.pt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format": 99, "unheard_of": 1}, path)
-    with pytest.raises(UserError, match="has checkpoint format 99, this imcil reads up to 1; please update imcil"):
+    with pytest.raises(UserError, match="has checkpoint format 99, this imcil reads up to 2; please update imcil"):
         run.execute(config("replay"), folder)
     assert path.exists()
 
