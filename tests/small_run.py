@@ -1,0 +1,108 @@
+"""A run of a second for tests, ways to stop it, and what of its folder has to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmark import run
+from benchmark.config import RunConfig, validated
+from benchmark.interruption import StopRequest
+from benchmark.store import RunFolder
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "digits", "classes": 6},
+    "stream": {"tasks": 3, "rho": 5, "max_count": 30},
+    "memory": {"budget": 3},
+    "training": {
+        "backbone": "convnet", "epochs": 2, "batch_size": 16, "lr": 0.05, "augmentation": "none", "precision": "fp32",
+        "compile": "off",
+    },
+}  # fmt: skip
+EPOCHS = 2
+REPEATABLE = ("result.json", "metrics.jsonl", "stream.json", "config.json", "diagnostics.jsonl")
+
+
+def config(strategy: str | dict[str, Any] = "replay", **changes: Any) -> RunConfig:
+    """The small run with other values: training__epochs=1 stands for training.epochs."""
+    content = {section: dict(values) for section, values in BASE.items()}
+    for key, value in changes.items():
+        section, _, field = key.partition("__")
+        content.setdefault(section, {})[field] = value
+    return validated({**content, "strategy": strategy})
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class KilledAt(StopRequest):
+    """Ends the process when it is looked at for the `looks`-th time: after every step of training and of stages."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        if self.looks <= 0:
+            raise Killed
+        return False
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        """Nobody asks: a kill is not announced."""
+
+
+def chop(wanted: RunConfig, folder: RunFolder, looks: Sequence[int]) -> int:
+    """Carry a run out, killing it after so many looks each time; returns how often it was killed."""
+    for kills, limit in enumerate(looks):
+        try:
+            run.execute(wanted, folder, stop=KilledAt(limit))
+            return kills
+        except Killed:
+            assert not folder.result.exists()
+    run.execute(wanted, folder)
+    return len(looks)
+
+
+def kill_at(experience: int) -> run.Progress:
+    """Ends the run in the middle of training an experience."""
+
+    def progress(event: dict[str, Any]) -> None:
+        if event["experience"] == experience and event["epoch"] == 1:
+            raise Killed
+
+    return progress
+
+
+def interrupt(wanted: RunConfig, folder: RunFolder, *experiences: int) -> None:
+    """Run until each of `experiences` in turn, going on from the last checkpoint."""
+    for experience in experiences:
+        with pytest.raises(Killed):
+            run.execute(wanted, folder, kill_at(experience))
+
+
+def done(wanted: RunConfig, path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    run.execute(wanted, folder)
+    return folder
+
+
+def repeatable(folder: RunFolder) -> dict[str, Any]:
+    """What has to be the same whenever a run is repeated or resumed."""
+    paths = [folder.path / name for name in REPEATABLE]
+    files: dict[str, Any] = {path.name: path.read_bytes() for path in paths if path.exists()}
+    for path in sorted(folder.confusion.iterdir()):
+        with np.load(path) as arrays:
+            files[path.name] = {name: arrays[name].tolist() for name in arrays.files}
+    return files
+
+
+def states(folder: RunFolder) -> list[str]:
+    return sorted(path.name for path in folder.checkpoints.glob("*"))
