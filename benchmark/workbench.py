@@ -122,6 +122,7 @@ class Trained:
     arrays: ImageArrays
     watch: Watch
     losses: list[float] = field(default_factory=list)  # one per epoch
+    epochs: int = 0  # of all experiences, as the strategy wants them: a plugin may change `train_epochs`
     records: list[dict[str, Any]] = field(default_factory=list)  # lines of metrics.jsonl
     predictions: list[dict[str, Tensor]] = field(default_factory=list)  # scores by classifier
     thawed: list[str] = field(default_factory=list)  # parameters whose requires_grad was left changed
@@ -220,7 +221,9 @@ class Workbench:
     def _train_experience(self, trained: Trained, t: int) -> None:
         learner = trained.learner
         learner.train(trained.stream.train_stream[t], eval_streams=[])
-        trained.thawed += differences(trained.watch.trainable, trainable(learner.model))
+        trained.epochs += learner.train_epochs
+        if trained.watch.trainable:  # there was a step
+            trained.thawed += differences(trained.watch.trainable, trainable(learner.model))
         trained.records.append(evaluate(learner, trained.stream, t)[0])
         trained.predictions.append(learner.predict(seen_tests(trained.stream, t)))
 

@@ -53,7 +53,7 @@ def training_batches(
     strategy: Any,
     dataset: AvalancheDataset,
     batch_size: int,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     sampler: Sequence[int] | None = None,
 ) -> Iterable[list[Tensor]]:
     """Batches [x, y, ...] augmented as in training, in an order drawn from `generator`, or in `sampler`'s order.
@@ -75,3 +75,13 @@ def class_positions(dataset: AvalancheDataset) -> dict[int, np.ndarray]:
     """label -> positions of its images in `dataset`, labels ascending."""
     targets = targets_array(dataset)
     return {int(label): np.flatnonzero(targets == label) for label in np.unique(targets)}
+
+
+def class_means(values: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean of `values` (N, k) over the images of each class, (num_classes, k), and their numbers (num_classes,).
+
+    Without a loop over classes; the mean of a class without images is 0.
+    """
+    counts = torch.bincount(targets, minlength=num_classes)
+    sums = values.new_zeros(num_classes, values.shape[1]).index_add_(0, targets, values)
+    return sums / counts.clamp_min(1)[:, None].to(values), counts

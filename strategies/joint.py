@@ -18,30 +18,41 @@ from strategies.memory import concatenate
 from strategies.recipe import Context, Parts, Recipe
 
 
-class AllSeenDataPlugin(SupervisedPlugin):
-    """Joins the data of all earlier experiences to the current one; with `from_scratch` the network starts anew."""
+class FromScratchPlugin(SupervisedPlugin):
+    """Starts the network anew in every experience, its head wide enough for all classes seen."""
 
-    def __init__(self, from_scratch: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.from_scratch = from_scratch
         self.earlier: list[Any] = []
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        if not self.from_scratch or not self.earlier:
+        if not self.earlier:
             return
         strategy.model.reset()
         for experience in self.earlier:
             strategy.model.head.adaptation(experience)
-
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        datasets: list[AvalancheDataset] = [experience.dataset.train() for experience in self.earlier]
-        strategy.adapted_dataset = concatenate([*datasets, strategy.adapted_dataset])
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.earlier.append(strategy.experience)
 
     def restore(self, experiences: Any) -> None:
         self.earlier = list(experiences)
+
+
+class AllSeenDataPlugin(FromScratchPlugin):
+    """Joins the data of all earlier experiences to the current one; with `from_scratch` the network starts anew."""
+
+    def __init__(self, from_scratch: bool) -> None:
+        super().__init__()
+        self.from_scratch = from_scratch
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        if self.from_scratch:
+            super().before_train_dataset_adaptation(strategy)
+
+    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        datasets: list[AvalancheDataset] = [experience.dataset.train() for experience in self.earlier]
+        strategy.adapted_dataset = concatenate([*datasets, strategy.adapted_dataset])
 
 
 @dataclass(frozen=True, kw_only=True)

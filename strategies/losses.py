@@ -67,6 +67,33 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return _soft_cross_entropy(student_logits, F.softmax(teacher_logits / temperature, dim=1), temperature)
 
 
+def task_wise_distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, groups: Tensor, temperature: float = 2.0
+) -> Tensor:
+    """Sum over groups of columns of `T^2 KL(q || p)`, softmaxes within each group, mean over the batch (SS-IL).
+
+    Parameters
+    ----------
+    student_logits, teacher_logits: (B, C_old).
+    groups: (G, m) the columns of each group, for instance those of one experience; -1 fills up shorter groups.
+
+    Raises
+    ------
+    ValueError: the two logits differ in shape or T is not positive.
+    """
+    _check_distillation(student_logits, teacher_logits, temperature)
+    padding = groups < 0
+    columns = groups.clamp_min(0).flatten()
+
+    def log_softmax(logits: Tensor) -> Tensor:
+        grouped = (logits / temperature).index_select(1, columns).unflatten(1, groups.shape)
+        return F.log_softmax(grouped.masked_fill(padding, -torch.inf), dim=2).masked_fill(padding, 0.0)
+
+    log_q, log_p = log_softmax(teacher_logits), log_softmax(student_logits)
+    divergence = (log_q.exp() * (log_q - log_p)).sum(dim=(1, 2)).mean()  # padding: log q = log p = 0
+    return temperature**2 * divergence
+
+
 def mixed_distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,

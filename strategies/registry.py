@@ -26,6 +26,13 @@ NAMES: dict[str, tuple[str, str]] = {
     "bic": ("strategies.bic:BiC", "two-number correction of the new logits (CVPR 2019)"),
     "wa": ("strategies.wa:WA", "new rows of the head scaled to the old rows' norm (CVPR 2020)"),
     "lucir": ("strategies.lucir:LUCIR", "cosine head, less-forget constraint, margin ranking (CVPR 2019)"),
+    "il2m": ("strategies.il2m:IL2M", "scores rectified by statistics of each class's first experience (ICCV 2019)"),
+    "ssil": (
+        "strategies.ssil:SSIL",
+        "softmaxes apart for old and new classes, task-wise distillation (ICCV 2021)",
+    ),
+    "lucir_gvalign": ("strategies.gvalign:LUCIRGVAlign", "lucir, mixup, head aligned on virtual features (WACV 2024)"),
+    "lucir_adaprior": ("strategies.adaprior:LUCIRAdaPrior", "lucir with a prior that follows the model (CVPR 2026)"),
     "balanced_softmax": ("strategies.balanced_softmax:BalancedSoftmaxReplay", "replay, logits + log counts (2021)"),
     "lucir_bsce": ("strategies.balanced_softmax:LUCIRBalancedSoftmax", "lucir with balanced softmax"),
     "icarl_bsce": ("strategies.balanced_softmax:ICaRLBalancedSoftmax", "icarl with balanced softmax"),
@@ -44,6 +51,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "dgr_static": ("strategies.dgr:DGRStatic", "dgr on image counts in place of accumulated gradients"),
     "ce_kd": ("strategies.dgr:CrossEntropyKD", "cross-entropy and plain distillation: the baseline of dgr's ablation"),
     "bsce_kd": ("strategies.dgr:BalancedSoftmaxKD", "ce_kd with balanced softmax"),
+    "gdumb": ("strategies.gdumb:GDumb", "a new network on the memory alone, in every experience (ECCV 2020)"),
+    "ncm": ("strategies.ncm:NCM", "nearest class mean on the features of the first experience (TPAMI 2013)"),
     "joint": ("strategies.joint:Joint", "retrained from scratch on all data seen; the plain upper bound"),
     "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; bound on a balanced test"),
 }

@@ -103,6 +103,28 @@ def test_distillation_worked_example() -> None:
     assert batch.item() == pytest.approx(0.677998, abs=1e-6)  # softmax over classes; over the batch: 0.653070
 
 
+def test_task_wise_distillation_worked_example() -> None:
+    """methods, 6.5: KL times T^2; a second group of the same logits doubles it, a group of one class adds nothing."""
+    student, teacher = t64([[3, 0, 1]]), t64([[2, 1, 0]])
+    one = losses.task_wise_distillation_loss(student, teacher, torch.tensor([[0, 1, 2]]))
+    assert one.item() == pytest.approx(0.365180, abs=SIX_DIGITS)
+    student, teacher = (torch.cat([logits, logits + 5, logits[:, :1]], dim=1) for logits in (student, teacher))
+    groups, z = torch.tensor([[0, 1, 2], [3, 4, 5], [6, -1, -1]]), student.requires_grad_()
+    loss = losses.task_wise_distillation_loss(z, teacher, groups)
+    assert loss.item() == pytest.approx(2 * 0.365180, abs=2 * SIX_DIGITS)
+    (gradient,) = torch.autograd.grad(loss, z)
+    assert gradient.isfinite().all() and gradient[0, 6] == 0
+    assert torch.allclose(gradient[0, :3], gradient[0, 3:6]) and gradient[0, :3].any()
+
+
+def test_task_wise_distillation_in_one_group_is_distillation_up_to_a_constant() -> None:
+    student, teacher = torch.randn(2, 4, 6, dtype=torch.float64).unbind()
+    z, w = student.clone().requires_grad_(), student.clone().requires_grad_()
+    (one,) = torch.autograd.grad(losses.task_wise_distillation_loss(z, teacher, torch.arange(6)[None], 3.0), z)
+    (other,) = torch.autograd.grad(9 * losses.distillation_loss(w, teacher, 3.0), w)
+    assert torch.allclose(one, other)
+
+
 def test_distillation_survives_large_logits() -> None:
     big = torch.tensor([[2000.0, -2000.0]], requires_grad=True)
     losses.distillation_loss(big, torch.tensor([[0.0, 1.0]])).backward()

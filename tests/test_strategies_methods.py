@@ -18,20 +18,26 @@ from benchmark import workbench
 from benchmark.streams import long_tailed_benchmark
 from benchmark.workbench import FROM_SCRATCH, MEMORY, Trained, Workbench, differences, patterns
 from strategies import registry
+from strategies.adaprior import LUCIRAdaPrior
 from strategies.balanced_softmax import BalancedSoftmaxReplay
 from strategies.bic import BiC, ValidationSplitPlugin
 from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
 from strategies.dgr import DGR, DGRStatic
 from strategies.distillation import ClassShareDistillationPlugin
 from strategies.finetune import Finetune
+from strategies.gdumb import GDumb
 from strategies.gradient_reweighting import StaticReweightingPlugin
+from strategies.gvalign import LUCIRGVAlign
 from strategies.heads import CosineHead, LinearHead
 from strategies.icarl import ICaRL
+from strategies.il2m import IL2M
 from strategies.joint import Joint, JointBalancedSoftmax
 from strategies.lucir import LUCIR, LessForgetPlugin, imprinted_weight
 from strategies.lwf import LearningWithoutForgetting
+from strategies.ncm import NCM
 from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
 from strategies.replay import Replay
+from strategies.ssil import SSIL
 from strategies.wa import WA, WeightAligningPlugin, weight_aligning_factor
 
 # --- worked numbers (methods, sec. 6) -------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ def test_a_stream_of_single_images_trains(name: str, monkeypatch: pytest.MonkeyP
     """Nothing to validate on, one exemplar per class, a batch of new classes that never had more."""
     monkeypatch.setattr(workbench, "COUNTS", (3, 2, 1, 1, 1, 1, 1, 1, 1))
     trained = Workbench(registry.get(name)()).train(memory=MemoryPolicy(1), epochs=1)
-    assert all(math.isfinite(loss) for loss in trained.losses) and len(trained.losses) == 3
+    assert all(math.isfinite(loss) for loss in trained.losses) and len(trained.losses) == trained.epochs > 0
 
 
 def test_a_masked_loss_without_new_images_is_zero() -> None:
@@ -380,6 +386,10 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "k": [1],
         "imprint": [False],
     },
+    "il2m": {"scores": ["raw"]},
+    "ssil": {"weight": [0.0, 0.25], "temperature": [1.0], "replay_share": [1.0]},
+    "gdumb": {},
+    "ncm": {},
     "balanced_softmax": {},
     "dgr": {
         "groups": ["unified", "intra", "none"],
@@ -392,6 +402,8 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "entropy": [0.0, 1.0],
         "reweight_distillation": [True],
     },
+    "lucir_gvalign": {"mixup": [False], "stage_steps": [10], "stage_lr": [0.0, 0.01]},
+    "lucir_adaprior": {"update_rate": [0.0, 0.5], "adjustment": [0.0, 1.0]},
     "joint": {"mode": ["continue"]},
     "joint_bsce": {"mode": ["continue"]},
 }
@@ -408,7 +420,10 @@ def test_every_option_changes_the_result(name: str, option: str, value: Any) -> 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_no_option_is_left_out(name: str) -> None:
-    assert {option.name for option in dataclasses.fields(registry.get(name))} == set(OPTIONS[name])
+    """Every field of its own; those of the recipe it extends are in that one's line."""
+    recipe = registry.get(name)
+    inherited = {option.name for base in recipe.__mro__[1:-1] for option in dataclasses.fields(base)}
+    assert {option.name for option in dataclasses.fields(recipe)} - inherited <= set(OPTIONS[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,6 +434,14 @@ class DGRWithoutOffset(DGR):
 @dataclass(frozen=True, kw_only=True)
 class LUCIRWithReLU(LUCIR):
     last_relu: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSILWithJointSoftmax(SSIL):
+    def build(self, context: Context) -> Parts:
+        parts = super().build(context)
+        parts.criterion = SeenCrossEntropy()
+        return parts
 
 
 LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
@@ -437,6 +460,12 @@ LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
     "balanced_softmax, offset": (BalancedSoftmaxReplay(), Replay()),
     "joint_bsce, offset": (JointBalancedSoftmax(), Joint()),
     "dgr, offset": (DGR(), DGRWithoutOffset()),
+    "il2m, rectification": (IL2M(), Replay()),
+    "ssil, separated softmax": (SSIL(), SSILWithJointSoftmax()),
+    "gdumb, memory alone": (GDumb(), Joint()),
+    "ncm, class means": (NCM(), Finetune()),
+    "lucir_gvalign, alignment": (LUCIRGVAlign(mixup=False), LUCIR()),
+    "lucir_adaprior, prior": (LUCIRAdaPrior(), LUCIR()),
     "dgr, accumulated norms": (DGR(), DGRStatic()),
 }
 

@@ -1,0 +1,133 @@
+"""SS-IL, separated softmax: Ahn et al., SS-IL: Separated softmax for incremental learning, ICCV 2021.
+
+New images compete among the new columns only and exemplars among the old ones, one mean over both; old and new are
+calibrated by distillation alone, with a softmax of its own for the columns of each earlier experience, KL at
+temperature 2 times its square, summed over experiences. Every batch is a batch of new images with a quarter as many
+exemplars behind it (128 + 32 in the paper), from a loader of their own.
+
+Deviations: an epoch is one pass over the new data, the exemplars starting again when they run out (the released code
+ends with the shorter of the two) and partial batches are kept; the learning rate is the run's, not divided by the
+number of experiences. `weight` 0.25 is LT-CIL's form without the squared temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from strategies.criterion import SeenCrossEntropy
+from strategies.distillation import TeacherPlugin
+from strategies.features import training_batches
+from strategies.heads import LinearHead
+from strategies.losses import full_precision, task_wise_distillation_loss
+from strategies.memory import ExemplarMemoryPlugin
+from strategies.recipe import Context, Parts, Recipe
+
+
+class SeparatedSoftmax(SeenCrossEntropy):
+    """Cross-entropy over the new columns for new images and over the old columns for old ones, mean over the batch."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        is_new_column = torch.arange(logits.shape[1], device=logits.device) >= self.seen.num_old
+        own = is_new_column == (targets >= self.seen.num_old)[:, None]
+        return F.cross_entropy(logits.masked_fill(~own, -torch.inf), targets)
+
+
+class TaskWiseDistillationPlugin(TeacherPlugin):
+    """CE + weight * the sum over earlier experiences of T^2 KL within that experience's columns."""
+
+    def __init__(self, weight: float, temperature: float) -> None:
+        super().__init__()
+        self.weight, self.temperature = weight, temperature
+        self.sizes: list[int] = []  # classes each experience brought
+        self._groups = torch.zeros(0, 0, dtype=torch.long)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy)
+        if self.seen.num_old > sum(self.sizes):
+            self.sizes.append(self.seen.num_old - sum(self.sizes))
+        columns = torch.arange(self.seen.num_old).split(self.sizes)
+        if columns:
+            self._groups = pad_sequence(list(columns), batch_first=True, padding_value=-1).to(strategy.device)
+
+    def combine(self, strategy: Any, loss: Tensor) -> Tensor:
+        student = full_precision(self.seen.old_logits(strategy.mb_output))
+        teacher = self.teacher_outputs(strategy)[1]
+        return loss + self.weight * task_wise_distillation_loss(student, teacher, self._groups, self.temperature)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "sizes": list(self.sizes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.sizes = list(state["sizes"])
+
+
+class PairedBatches:
+    """Iterates over batches `[x, y, …]` of new images, each with a batch of exemplars behind it; one epoch of `new`."""
+
+    def __init__(self, new: Iterable[list[Tensor]], old: Iterable[list[Tensor]]) -> None:
+        self.new, self.old = new, old
+
+    def __len__(self) -> int:
+        return len(self.new)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        exemplars = self._endless()
+        for batch in self.new:
+            yield [torch.cat(pair) for pair in zip(batch, next(exemplars), strict=True)]
+
+    def _endless(self) -> Iterator[list[Tensor]]:
+        while True:
+            yield from self.old
+
+
+class PairedBatchesPlugin(SupervisedPlugin):
+    """Draws new images and exemplars apart: `train_mb_size` of the former and `share` times as many of the latter."""
+
+    def __init__(self, memory: ExemplarMemoryPlugin, share: float) -> None:
+        super().__init__()
+        self.memory, self.share = memory, share
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        exemplars = self.memory.dataset()
+        if exemplars is None:
+            return
+        generator = getattr(strategy, "generator", None)
+        replayed = max(1, round(self.share * strategy.train_mb_size))
+        strategy.dataloader = PairedBatches(
+            training_batches(strategy, strategy.experience.dataset, strategy.train_mb_size, generator),
+            training_batches(strategy, exemplars, replayed, generator),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSIL(Recipe):
+    """Separated softmax and task-wise distillation; `replay_share` exemplars per new image in a batch."""
+
+    name: ClassVar[str] = "ssil"
+    reference: ClassVar[str] = "Ahn et al., SS-IL: Separated softmax for incremental learning, ICCV 2021"
+    requires_memory: ClassVar[bool] = True
+    weight: Annotated[float, Ge(0)] = 1.0
+    temperature: Annotated[float, Gt(0)] = 2.0
+    replay_share: Annotated[float, Gt(0)] = 0.25
+
+    def build(self, context: Context) -> Parts:
+        memory = context.exemplars()
+        return Parts(
+            head=LinearHead(context.num_features),
+            criterion=SeparatedSoftmax(),
+            plugins=[
+                memory,
+                PairedBatchesPlugin(memory, self.replay_share),
+                TaskWiseDistillationPlugin(self.weight, self.temperature),
+            ],
+        )
