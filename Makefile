@@ -29,6 +29,7 @@ paper: setup     ## the runs behind the figures of the papers, then all figures 
 	$(BIN)/imcil sweep paper_figures --out results/paper_figures --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
 	$(BIN)/imcil sweep paper_figures_parts --out results/paper_figures --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
 	$(BIN)/imcil sweep paper_figures_online --jobs $(JOBS) $(if $(ROOT),dataset.root=$(ROOT))
+	$(BIN)/imcil figures results/paper_figures
 
 test: setup      ## the test suite (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmark.engines.worker import Listener
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
-ROOMS = ("datasets", "strategies", "configs", "backbones")
+ROOMS = ("datasets", "strategies", "configs", "backbones", "figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,9 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, command in (
         ("status", "show the runs of a results folder", _status),
         ("table", "write summary.csv, curves.csv and the tables of a results folder", _table),
-        ("figures", "draw the curves of a results folder", _figures),
     ):
         add(name, help_text, command).add_argument("directory", type=Path)
+
+    figures = add("figures", "draw the figures of a results folder, PNG and PDF", _figures)
+    figures.add_argument("directory", type=Path)
+    figures.add_argument("overrides", nargs="*", metavar="key=value", help="only these runs, e.g. stream.protocol=lfs")
+    figures.add_argument("--only", action="append", metavar="NAME", help="one figure (imcil list figures); repeatable")
+    figures.add_argument("--out", type=Path, help="folder for the files (default: DIRECTORY/figures)")
 
     check = add("check", "test a strategy against the contract that every strategy passes", _check)
     check.add_argument("strategy", help="a name (imcil list strategies) or path/to/file.py:Class")
@@ -146,6 +151,10 @@ def _descriptions(room: str) -> list[tuple[str, str]]:
         from benchmark import models
 
         return [(name, models.describe(name)) for name in models.names()]
+    if room == "figures":
+        from benchmark import figures
+
+        return [(name, figures.describe(name)) for name in figures.NAMES]
     from benchmark import config
 
     return [(name, config.describe(name)) for name in config.names()]
@@ -261,9 +270,11 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from benchmark.sweep import write_figures
+    from benchmark import figures
 
-    write_figures(options.directory)
+    figures.write_figures(
+        options.directory, options.only or figures.NAMES, options.overrides, out=options.out, told=print
+    )
     return 0
 
 

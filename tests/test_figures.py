@@ -12,6 +12,8 @@ import pytest
 
 from benchmark import figures, grouping, summary
 from benchmark.errors import UserError
+from benchmark.figures import curves as curve_figures
+from benchmark.figures import style
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 
@@ -24,12 +26,12 @@ def results(tmp_path_factory):
 
 
 def drawn(curves, metric="accuracy_seen"):
-    return figures._curves_figure(curves, metric, "y", (), best_is_low=False)
+    return curve_figures.curves_figure(curves, metric)
 
 
 def test_files_are_written_as_png_and_pdf(results):
     paths = figures.write_figures(results)
-    assert [p.name for p in paths] == ["forgetting.png", "forgetting.pdf", "accuracy.png", "accuracy.pdf"]
+    assert [p.name for p in paths] == ["accuracy.png", "accuracy.pdf", "forgetting.png", "forgetting.pdf"]
     assert paths[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and paths[1].read_bytes()[:5] == b"%PDF-"
 
 
@@ -53,7 +55,11 @@ def test_one_panel_per_setting_one_line_per_method_and_classifier(results):
     assert [len(axis.lines) for axis in figure.axes] == [4, 4]
     names = {text.get_text() for text in figure.legends[0].get_texts()}
     assert names == {"dgr", "finetune", "icarl (head)", "icarl (nme)"}
-    assert figure.get_supxlabel() == "line: mean over 3 seeds; band: ± 1 standard deviation"
+    small_print = " ".join(figure.get_supxlabel().split())
+    assert small_print.startswith(
+        "Line: mean over 3 seeds; band: ± 1 standard deviation. Stream: cifar100, LFH-2 / LFS-5"
+    )
+    assert "Training: resnet32, augmentation crop, 160 epochs, memory 20 per class, precision bf16" in small_print
 
 
 def test_lines_are_means_in_percent_and_bands_one_standard_deviation(tmp_path):
@@ -74,7 +80,7 @@ def test_forgetting_starts_at_the_second_experience(results):
 def test_one_run_has_no_band(tmp_path):
     fake.write_run(tmp_path, fake.config("replay"))
     figure = drawn(summary.summarise(tmp_path)[1])
-    assert figure.get_supxlabel() == "line: mean over 1 seed"
+    assert figure.get_supxlabel().startswith("Line: mean over 1 seed.")
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     line = figure.axes[0].lines[0].get_xydata()
     assert {tuple(v) for v in band.round(9)} == {tuple(v) for v in line.round(9)}
@@ -82,11 +88,13 @@ def test_one_run_has_no_band(tmp_path):
 
 def test_forty_methods_look_different_and_alike_in_every_figure():
     names = [f"method {i:02d}" for i in range(40)]
-    styles = figures._styles(names)
+    styles = style.methods(names)
     looks = {tuple(str(style[k]) for k in ("color", "marker", "linestyle")) for style in styles.values()}
     assert len(looks) == 40
     assert len({(s["color"], s["markerfacecolor"], s["marker"]) for s in styles.values()}) == 40
-    assert figures._styles(names) == styles
+    assert style.methods(names) == styles
+    some, all_of_them = style.methods(["dgr", "other", "icarl (nme)"]), style.methods(["dgr", "icarl (nme)", *names])
+    assert {name: some[name] for name in ("dgr", "icarl (nme)")}.items() <= all_of_them.items()
 
 
 @pytest.mark.parametrize("number", [12, 30])
@@ -105,8 +113,8 @@ def test_the_legend_is_best_first_or_in_the_given_order(tmp_path):
     for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
         fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
     rows = grouping.label_rows(summary.summarise(tmp_path)[1])
-    assert figures._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
-    assert figures._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
+    assert curve_figures._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
+    assert curve_figures._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
 
 
 def test_drawing_touches_no_global_state(results, tmp_path):
