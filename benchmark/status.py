@@ -37,7 +37,7 @@ def print_status(directory: Path) -> None:
     table.add_column("state")
     table.add_column("experiences", justify="right")
     for record in records:
-        table.add_row(Text(_plain(record.name)), Text(record.state, STYLES[record.state]), Text(_progress(record)))
+        table.add_row(Text(_plain(record.name)), Text(record.state, STYLES[record.state]), Text(progress(record)))
     console = Console(highlight=False)
     console.print(table)
     for record in records:
@@ -76,7 +76,7 @@ def _planned(directory: Path) -> list[str] | None:
     return list(runs)
 
 
-def _progress(record: RunRecord) -> str:
+def progress(record: RunRecord) -> str:
     """Experiences recorded of all: "3/10"; a run that has not started has none."""
     total = record.stream.get("tasks", "?")
     try:

@@ -60,8 +60,16 @@ def summarise(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises UserError when DIR holds no runs.
     """
+    return summarise_runs(all_runs(directory))
+
+
+def all_runs(directory: str | Path) -> list[RunRecord]:
+    """The runs under DIR/runs and those that DIR/sweep.json plans but nobody has started, sorted by name.
+
+    Raises UserError when DIR holds no runs.
+    """
     records = load_runs(directory)
-    return summarise_runs(sorted([*records, *_not_started(directory, records)], key=lambda record: record.name))
+    return sorted([*records, *_not_started(directory, records)], key=lambda record: record.name)
 
 
 def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataFrame]:
