@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 OUT ?= results/quick
 JOBS ?= auto
 
-.PHONY: help setup bench paper test test-all perf lint readme reference lock clean
+.PHONY: help setup browser bench paper test test-all perf lint readme reference lock clean
 
 help:            ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,12 @@ paper: setup     ## the runs behind the figures of the papers, then all figures 
 test: setup      ## the test suite (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: setup  ## the test suite with its long checks
+browser:         ## Debian's chromium for the tests of the report, where apt-get may install it; they are skipped without
+	@command -v chromedriver >/dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+	  echo "no chromium: the report is not tested in a browser" >&2
+
+test-all: setup browser  ## the test suite with its long checks, and the report in a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 perf: setup      ## speed against a bare PyTorch loop, written to results/perf

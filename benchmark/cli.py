@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, command in (
         ("status", "show the runs of a results folder", _status),
         ("table", "write summary.csv, curves.csv and the tables of a results folder", _table),
+        ("report", "write report.html, one self-contained page with all results of a folder", _report),
     ):
         add(name, help_text, command).add_argument("directory", type=Path)
 
@@ -275,6 +276,13 @@ def _figures(options: argparse.Namespace) -> int:
     figures.write_figures(
         options.directory, options.only or figures.NAMES, options.overrides, out=options.out, told=print
     )
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from benchmark.report import write_report
+
+    print(f"Written to {write_report(options.directory)}.")
     return 0
 
 

@@ -93,10 +93,11 @@ def check_comparable(runs: pd.DataFrame, method: str, setting: str) -> None:
                 f"{method} on {setting} mixes runs with {column} {' and '.join(values)}, which must not be averaged: "
                 f"repeat the sweep with training.{column} set, or keep the runs of one machine."
             )
-    twins = runs[runs.duplicated(list(SEEDS), keep=False)]
-    if len(twins):
+    seeds = [tuple(map(text, values)) for values in zip(*(runs[name] for name in SEEDS), strict=True)]
+    twins = [run for run, values in zip(runs["run"], seeds, strict=True) if seeds.count(values) > 1]
+    if twins:
         raise UserError(
-            f"{method} on {setting} has several runs with the same seeds, {' and '.join(sorted(twins['run'])[:2])}: "
+            f"{method} on {setting} has several runs with the same seeds, {' and '.join(sorted(twins)[:2])}: "
             "they differ in something that is not shown, so they must not be averaged."
         )
 

@@ -31,6 +31,7 @@ def paired_scores(summary: pd.DataFrame, metric: str = "average_accuracy_seen") 
     if metric not in summary.columns:
         raise UserError(f'There is no metric "{metric}" in these results.')
     rows = grouping.label_rows(summary)
+    rows.attrs = {}  # pandas copies them with every operation
     rows = rows[(rows["status"] == "done") & rows[metric].notna()]
     for (method, setting), runs in rows.groupby(["method", "setting"]):
         grouping.check_comparable(runs, str(method), str(setting))
@@ -55,22 +56,28 @@ def paired_differences(scores: pd.DataFrame, method: str, baseline: str) -> pd.S
 def differences(
     summary: pd.DataFrame, baseline: str, metric: str = "average_accuracy_seen", lower_is_better: bool = False
 ) -> pd.DataFrame:
-    """Every method against `baseline` (a method's label), one row per setting and method.
-
-    Columns: setting, method, pairs, orders, difference (mean of method - baseline), sd, se, low, high, interval, test,
-    p, smallest_p, wins, ties, losses, p_holm, smallest_p_holm, verdict. Holm's family is all rows that have a pair.
-    `verdict` is "better", "worse", "undecided", or "too few pairs" when even the smallest attainable p, corrected, is
-    above 0.05; "" without a pair.
+    """Every method against `baseline` (a method's label), one row per setting and method: `score_differences`.
 
     Raises
     ------
     UserError : no such metric or baseline.
     """
-    import pandas as pd
-
     scores = paired_scores(summary, metric)
     if baseline not in scores.columns:
         raise UserError(f'"{baseline}" has no finished run to compare with.')
+    return score_differences(scores, baseline, lower_is_better)
+
+
+def score_differences(scores: pd.DataFrame, baseline: str, lower_is_better: bool = False) -> pd.DataFrame:
+    """Every column of `paired_scores` against `baseline`, one row per setting and method.
+
+    Columns: setting, method, pairs, orders, difference (mean of method - baseline), sd, se, low, high, interval, test,
+    p, smallest_p, wins, ties, losses, p_holm, smallest_p_holm, verdict. Holm's family is all rows that have a pair.
+    `verdict` is "better", "worse", "undecided", or "too few pairs" when even the smallest attainable p, corrected, is
+    above 0.05; "" without a pair.
+    """
+    import pandas as pd
+
     found: list[dict[str, Any]] = []
     for setting in dict.fromkeys(scores.index.get_level_values("setting")):
         part = scores.loc[[setting]]

@@ -128,6 +128,7 @@ def test_imported_packages_are_those_of_the_checkout() -> None:
         "figures",
         "readme",
         "status",
+        "report",
         "config",
         "cli",
     ],
@@ -142,7 +143,9 @@ def test_shipped_text_names_no_place_of_ours() -> None:
     words = ["py" + "pi.org", "python" + "hosted", str(ROOT) + "/", "../" + "shared", "/work/" + "main"]
     paths = [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "requirements.lock", ".ci/run")]
     for folder in ("benchmark", "strategies"):
-        paths += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+        paths += [
+            path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".html", ".css", ".js")
+        ]
     for path in paths:
         text = path.read_text(encoding="utf-8")
         assert [word for word in words if word in text] == [], path
@@ -217,7 +220,7 @@ def test_wheel_holds_both_packages_with_their_data_and_nothing_else(wheel: Path)
     assert f"{info}/licenses/LICENSE" in names
     for package in ("benchmark", "strategies"):
         for path in (ROOT / package).rglob("*"):
-            if path.suffix in (".py", ".yaml") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".yaml", ".html", ".css", ".js") and "__pycache__" not in path.parts:
                 assert path.relative_to(ROOT).as_posix() in names
     for path in (ROOT / "results" / "published").glob("*.csv"):
         assert f"benchmark/published_numbers/{path.name}" in names

@@ -1,7 +1,7 @@
 """`imcil report DIR`: one self-contained page, DIR/report.html, from the run folders alone.
 
-Everything is in the file: data as JSON, style, script; its content security policy forbids loading anything and running
-any other script. Text from a results folder is escaped: by jinja2 in the page, by `<`, `>` and `&` as \\u escapes in the
+Everything is in the file: data as JSON, style, script; its content security policy forbids loading anything, and
+running any other script. Text from a results folder is escaped: by jinja2 in the page, as \\u003c and the like in the
 JSON, and the script makes text nodes of it, never markup. Neither torch nor a plugin is imported, nothing unpickled.
 """
 
@@ -10,25 +10,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark import palette
-from benchmark.errors import UserError
 from benchmark.report.collect import collect
 from benchmark.store import write_text
 from benchmark.summary import all_runs, summarise_runs
-from benchmark.tables import WRITTEN, WRITTEN_MULTI, main_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from benchmark.tables import WRITTEN, WRITTEN_MULTI
 
 HERE = Path(__file__).parent
 SECTIONS = {
     "overview": "Overview",
     "leaderboard": "Leaderboard",
+    "differences": "Differences",
     "curves": "Curves",
     "groups": "Groups",
     "classes": "Classes",
@@ -47,14 +44,13 @@ def write_report(directory: str | Path) -> Path:
     records = all_runs(directory)
     summary, curves = summarise_runs(records)
     path = Path(directory) / "report.html"
-    write_text(path, page(collect(directory, records, summary, curves), _static_tables(summary)))
+    write_text(path, page(collect(directory, records, summary, curves)))
     return path
 
 
-def page(data: Mapping[str, Any], tables: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The page as HTML. `data` is from `collect`; `tables` stand in for it where no script runs."""
+def page(data: Mapping[str, Any]) -> str:
+    """The page as HTML; `data` is from `collect`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     data = _clean(data)
     script = (
@@ -66,34 +62,43 @@ def page(data: Mapping[str, Any], tables: Sequence[Mapping[str, Any]] = ()) -> s
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html").render(
         data=data,
-        tables=_clean(tables),
+        tables=_static_tables(data),
         sections=SECTIONS.items(),
         missing=_missing(data),
         failures=_by_reason((run["failure"], run["name"]) for run in data["runs"] if run.get("failure")),
         faults=_by_reason((problem, run["name"]) for run in data["runs"] for problem in run["problems"]),
         refused=sorted({cell["why"] for cell in data["cells"] if "why" in cell}),
         version=version("imcil"),
-        style=Markup(_style()),
-        script=Markup(script),
+        style=_style(),
+        script=script,
         script_hash=f"sha256-{digest}",
-        json=Markup(_json(data)),
+        json=_json(data),
     )
 
 
-def _static_tables(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """The printed tables, for readers without JavaScript."""
+def _static_tables(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Methods by settings for the main metrics, as text: what a reader without JavaScript sees."""
     found = []
-    for metric in (*WRITTEN, *WRITTEN_MULTI):
-        if metric not in summary.columns or summary[metric].isna().all():
+    for i, metric in enumerate(data["metrics"]):
+        if metric["key"] not in (*WRITTEN, *WRITTEN_MULTI):
             continue
-        try:
-            table = main_table(summary, metric)
-        except UserError as error:
-            found.append({"title": str(error), "columns": [], "rows": [], "notes": []})
-            continue
-        rows = list(zip(table.index, table.to_numpy().tolist(), strict=True))
-        found.append({**table.attrs, "columns": list(table.columns), "rows": rows})
+        texts = {(cell["m"], cell["s"]): _cell_text(cell, i) for cell in data["cells"]}
+        rows = [
+            (method["name"], [texts.get((m, s), "–") for s in range(len(data["settings"]))])
+            for m, method in enumerate(data["methods"])
+        ]
+        found.append({"title": metric["title"] or metric["label"], "rows": rows})
     return found
+
+
+def _cell_text(cell: Mapping[str, Any], metric: int) -> str:
+    """As in the printed tables: "45.12 ± 0.31", "(2/3)" behind it where runs are missing."""
+    if "why" in cell:
+        return "not averaged"
+    stats = cell["stats"][metric] if "stats" in cell else None
+    mean, sd, _ = stats or (None, None, 0)
+    value = "–" if mean is None else f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
+    return value if cell["done"] == cell["expected"] else f"{value} ({cell['done']}/{cell['expected']})"
 
 
 def _missing(data: Mapping[str, Any]) -> list[dict[str, Any]]:

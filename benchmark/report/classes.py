@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ class ConfusionSum:
 
 def stream_of(record: RunRecord) -> dict[str, Any]:
     """What the page needs of stream.json: sizes, images, names. Raises Unreadable when it does not fit together."""
-    sizes, images = record.stream.get("sizes"), record.stream.get("profile_counts")
+    sizes: Any = record.stream.get("sizes")
+    images: Any = record.stream.get("profile_counts")
     names = record.stream.get("class_names")
     if not _naturals(sizes) or not _naturals(images) or len(images) != sum(sizes) or len(images) > MAX_CLASSES:
         raise Unreadable("stream.json lists no classes")
@@ -88,7 +89,7 @@ def last_confusion(record: RunRecord, num_classes: int) -> dict[str, IntArray]:
 
 
 def last_recalls(record: RunRecord, num_classes: int) -> dict[str, list[int | None]]:
-    """Classifier -> recall per class in thousandths after the last experience, from metrics.jsonl. Raises Unreadable."""
+    """Classifier -> recall per class in thousandths at the end, from metrics.jsonl. Raises Unreadable."""
     try:
         records = read_jsonl(RunFolder(record.path).metrics)
     except (OSError, DamagedFile) as error:
@@ -99,7 +100,7 @@ def last_recalls(record: RunRecord, num_classes: int) -> dict[str, list[int | No
         correct = counts.get("correct") if isinstance(counts, dict) else None
         total = counts.get("total") if isinstance(counts, dict) else None
         if _naturals(correct) and _naturals(total) and len(correct) == len(total) == num_classes:
-            found[name] = _thousandths(correct, total)
+            found[name] = _thousandths([min(pair) for pair in zip(correct, total, strict=True)], total)
     if not found:
         raise Unreadable("metrics.jsonl holds no per-class counts of the last experience")
     return found
@@ -131,7 +132,7 @@ def pack(matrix: IntArray) -> str:
 def pack_all(sums: Mapping[Any, ConfusionSum], budget: int) -> dict[Any, dict[str, Any]]:
     """Every confusion sum as text, in blocks wide enough that all of them fit into `budget` characters."""
     while True:
-        packed = {
+        packed: dict[Any, dict[str, Any]] = {
             key: {
                 "block": total.block,
                 "side": len(total.by_arrival),
@@ -186,5 +187,5 @@ def _thousandths(correct: Sequence[int], total: Sequence[int]) -> list[int | Non
     return [math.floor(1000 * c / n + 0.5) if n else None for c, n in zip(correct, total, strict=True)]
 
 
-def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(type(v) is int and 0 <= v < 10**9 for v in values)
+def _naturals(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and len(values) > 0 and all(type(v) is int and 0 <= v < 10**9 for v in values)

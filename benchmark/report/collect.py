@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping, palette
 from benchmark.errors import UserError
+from benchmark.pairs import paired_scores, score_differences
 from benchmark.report import classes
 from benchmark.status import STYLES, progress
 from benchmark.store import DamagedFile, RunRecord, read_json
 from benchmark.summary import IDENTITY, PROTOCOL, text
-from benchmark.tables import LOWER_IS_BETTER, TITLES
+from benchmark.tables import LOWER_IS_BETTER, TITLES, WRITTEN, WRITTEN_MULTI
 from strategies.registry import NAMES
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ CURVES = {
 }
 TRACEBACK, CELL = 4_000, 300  # characters of a traceback's end, and of any other text from a results folder
 CONFUSIONS = 1_500_000  # characters for all confusion matrices
+BOUNDS = ("joint", "joint_bsce")
+BASELINES = 8  # methods that the others are compared with, best first; fewer when there were more than
+COMPARISONS = 2_000  # (method, setting, baseline, metric) to compute
 RECALLS = 300_000  # per-class values; beyond them only the first run of every cell keeps its own
 
 
@@ -50,6 +54,7 @@ def collect(
 ) -> dict[str, Any]:
     """The page's data. `records` are all runs of `directory`, `summary` and `curves` those of `summarise_runs`."""
     rows = grouping.label_rows(summary)
+    rows.attrs = {}  # pandas copies them with every operation
     settings = grouping.setting_order(rows)
     methods = _methods(rows)
     metrics = [c for c in summary.columns if c not in (*IDENTITY, *PROTOCOL) and summary[c].notna().any()]
@@ -61,7 +66,7 @@ def collect(
     confusions = _per_class(records, runs, results, interned)
     return {
         "name": Path(directory).resolve().name,
-        "states": {state: count for state in STATES if (count := Counter(r.state for r in records)[state])},
+        "states": {state: count for state in STATES if (count := sum(record.state == state for record in records))},
         "problems": _plan_problem(directory),
         "protocol": grouping.protocol_notes(rows) if len(rows) else [],
         "seeds": grouping.seeds_note(rows),
@@ -77,6 +82,7 @@ def collect(
         ],
         "methods": methods,
         "cells": cells,
+        "differences": _differences(summary, rows, cells, methods, settings, metrics),
         "runs": runs,
         "results": results,
         "confusions": confusions,
@@ -111,6 +117,7 @@ def _methods(rows: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "name": method,
             "base": base,
+            "strategy": str(strategy),
             "classifier": text(classifier),
             "style": style[method],
             "about": NAMES.get(str(strategy), ("", ""))[1],
@@ -135,7 +142,13 @@ def _cells(
             counted: Counter[Any] = states.get((method["base"], setting), Counter())
             if not counted:
                 continue
-            cell = {"m": m, "s": s, "done": counted["done"], "expected": counted.total(), "failed": counted["failed"]}
+            cell: dict[str, Any] = {
+                "m": m,
+                "s": s,
+                "done": counted["done"],
+                "expected": counted.total(),
+                "failed": counted["failed"],
+            }
             part = by_cell.get((method["name"], setting))
             if part is not None:
                 try:
@@ -153,6 +166,76 @@ def _statistics(values: pd.Series[Any]) -> list[float | int | None] | None:
         return None
     sd = round(100 * float(present.std(ddof=1)), 2) if len(present) > 1 else None
     return [round(100 * float(present.mean()), 2), sd, len(present)]
+
+
+def _differences(
+    summary: pd.DataFrame,
+    rows: pd.DataFrame,
+    cells: Sequence[Mapping[str, Any]],
+    methods: Sequence[Mapping[str, Any]],
+    settings: Sequence[str],
+    metrics: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Paired differences (`benchmark.pairs`) to the best methods, for the metrics that have a table of their own."""
+    refused = {(methods[cell["m"]]["name"], settings[cell["s"]]) for cell in cells if "why" in cell}
+    unusable = {
+        (run, classifier)
+        for run, classifier, *cell in rows[["run", "classifier", "method", "setting"]].itertuples(
+            index=False, name=None
+        )
+        if tuple(cell) in refused
+    }
+    keys = zip(summary["run"], summary["classifier"], strict=True)
+    usable = summary.assign(
+        status=["refused" if key in unusable else s for key, s in zip(keys, summary["status"], strict=True)]
+    )
+    usable.attrs = summary.attrs
+    method_place = {method["name"]: i for i, method in enumerate(methods)}
+    setting_place = {setting: i for i, setting in enumerate(settings)}
+    found = []
+    main = [name for name in (*WRITTEN, *WRITTEN_MULTI) if name in metrics]
+    baselines = max(1, min(BASELINES, COMPARISONS // max(1, len(cells) * len(main))))
+    for metric in main:
+        i = metrics.index(metric)
+        scores = paired_scores(usable, metric)
+        for m in _best(cells, methods, i, metric in LOWER_IS_BETTER)[:baselines]:
+            numbers = score_differences(scores, methods[m]["name"], metric in LOWER_IS_BETTER)
+            numbers = numbers[numbers["pairs"] > 0]
+            if numbers.empty:
+                continue
+            shown = [
+                {
+                    "m": method_place[row["method"]],
+                    "s": setting_place[row["setting"]],
+                    "difference": _hundredths(row["difference"]),
+                    "low": _hundredths(row["low"]),
+                    "high": _hundredths(row["high"]),
+                    "pairs": row["pairs"],
+                    "p": round(row["p_holm"], 4),
+                    "verdict": row["verdict"],
+                }
+                for row in numbers.to_dict("records")
+            ]
+            kinds = {name: sorted(set(numbers[name])) for name in ("interval", "test")}
+            found.append(
+                {"metric": i, "baseline": m, "rows": shown, "intervals": kinds["interval"], "tests": kinds["test"]}
+            )
+    return found
+
+
+def _best(
+    cells: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[str, Any]], metric: int, lower: bool
+) -> list[int]:
+    """Methods with results, best first by the mean over settings; joint training, which is no competitor, last."""
+    means: dict[int, list[float]] = {}
+    for cell in cells:
+        if "stats" in cell and cell["stats"][metric] is not None:
+            means.setdefault(cell["m"], []).append(cell["stats"][metric][0])
+
+    def key(m: int) -> tuple[bool, float]:
+        return methods[m]["strategy"] in BOUNDS, sum(means[m]) / len(means[m]) * (1 if lower else -1)
+
+    return sorted(means, key=key)
 
 
 def _about_metric(name: str) -> dict[str, Any]:

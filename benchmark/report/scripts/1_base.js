@@ -200,6 +200,9 @@ byId("none").addEventListener("click", () => choose([]));
 byId("best").addEventListener("click", () => choose(ranking.filter(isFound).slice(0, 5)));
 byId("query").addEventListener("input", (event) => { shown.query = event.target.value; render(); });
 if (matchMedia("(max-width: 640px)").matches) byId("shown").open = false;
+new ResizeObserver(() => {  // what is scrolled to, by a link or by Tab, stays clear of the panel that sticks to the top
+  document.documentElement.style.scrollPaddingTop = `${byId("shown").offsetHeight + 12}px`;
+}).observe(byId("shown"));
 
 sections.push(() => {
   for (const chip of byId("method-chips").querySelectorAll(".chip")) {

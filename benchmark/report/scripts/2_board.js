@@ -49,6 +49,7 @@ function boardOrder(columns) {
 function strip(values, low, high) {
   const place = (value) => `${(high > low ? 2 + (96 * (value - low)) / (high - low) : 50).toFixed(1)}%`;
   return draw("svg", { class: "strip", "aria-hidden": "true" },
+    draw("line", { class: "base", x1: "0%", x2: "100%", y1: 3.5, y2: 3.5 }),
     values.map((value) => draw("line", { x1: place(value), x2: place(value), y1: 0, y2: 7 })),
     draw("circle", { cx: place(mean(values)), cy: 3.5, r: 2.2 }));
 }
@@ -94,9 +95,9 @@ function drawBoard() {
   });
   const caption = settingsMode ? `${metric?.title || metric?.label || ""}. In percent: mean ± standard deviation over the runs of a cell.`
     : `${settings[Number(boardSetting.value)]?.name ?? ""}. In percent: mean ± standard deviation over the runs of a cell.`;
+  byId("board-caption").textContent = caption;
   byId("board").replaceChildren(
     !columns.length ? nothing("There is no finished run to show.") : make("table", { class: "board" },
-      make("caption", {}, caption),
       make("thead", {}, make("tr", {}, make("th", { class: "rank", scope: "col" }, "#"), header("name", "method"), columns.map((c) => header(c.id, c.label, { class: "number" })))),
       make("tbody", {}, order.map((m, place) => make("tr", {},
         make("td", { class: "rank" }, place + 1),

@@ -23,7 +23,8 @@ const runsBehind = (lines) => {
 };
 
 function curvePanel(s, lines, low, high, label) {
-  const width = 520, height = 300, left = 34, right = 8, top = 8, bottom = 34;
+  const narrow = innerWidth < 500;
+  const width = narrow ? 360 : 520, height = narrow ? 250 : 300, left = 34, right = 8, top = 8, bottom = 34;
   const steps = [...new Set(lines.flatMap((line) => line.points.map((point) => point.x)))].sort((a, b) => a - b);
   const [first, last] = [steps[0], steps.at(-1)];
   const x = (value) => left + 6 + (last > first ? ((value - first) / (last - first)) * (width - left - right - 12) : 0);
@@ -33,7 +34,7 @@ function curvePanel(s, lines, low, high, label) {
     svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(100 * tick), y2: y(100 * tick) }),
       draw("text", { x: left - 5, y: y(100 * tick) + 4, "text-anchor": "end" }, fixed(tick, 0)));
   svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
-  const labelled = steps.length <= 12 ? steps : steps.filter((_, i) => i % Math.ceil(steps.length / 10) === 0);
+  const labelled = steps.filter((_, i) => i % Math.ceil(steps.length / 12) === 0);
   for (const step of labelled)
     svg.append(draw("line", { class: "axis", x1: x(step), x2: x(step), y1: height - bottom, y2: height - bottom + 4 }),
       draw("text", { x: x(step), y: height - bottom + 16, "text-anchor": "middle" }, step));

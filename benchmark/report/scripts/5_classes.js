@@ -36,7 +36,7 @@ function groupPanel(s, kinds) {
     make("table", { class: "groups" },
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "method"), make("th", { class: "plot" }, "0 to 100"),
         kinds.map(([, label], i) => make("th", { scope: "col", class: "number" },
-          draw("svg", { class: "swatch", style: "display:inline-block;width:12px;height:14px", "aria-hidden": "true" }, groupMark(index(i), 5)), label)))),
+          draw("svg", { "aria-hidden": "true" }, groupMark(index(i), 5)), label)))),
       make("tbody", {}, rows.map(([m, stats]) => make("tr", {},
         make("th", { scope: "row" }, swatch(m), " ", methods[m].name),
         make("td", { class: "plot" }, plot(stats)),
