@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 if TYPE_CHECKING:
     from benchmark.datasets import ImageArrays
@@ -178,11 +178,12 @@ class ArrayLoader:
         batch_size: int,
         train: bool,
         generator: torch.Generator | None = None,
-        sampler: Sequence[int] | None = None,
+        sampler: Sequence[int] | Sampler[int] | None = None,
     ) -> Iterable[list[Tensor]]:
         """Batches of `dataset`: shuffled by `generator` and augmented if `train`, else in order.
 
-        sampler : positions to visit instead, in this order (a class-balanced second stage, for instance).
+        sampler : positions to visit instead, in this order (a class-balanced second stage, for instance); a Sampler
+            draws them anew in every pass, from `generator` if a resumed epoch is to repeat them.
         """
         if self.images is None or not hasattr(dataset, "sample_index"):
             dataset = dataset.train() if train else dataset.eval()
@@ -192,11 +193,11 @@ class ArrayLoader:
         generator = generator or torch.Generator()
         index, labels = attribute_array(dataset.sample_index), attribute_array(dataset.targets)
         source, rows = self._source(index)
-        n = len(index) if sampler is None else len(sampler)
+        n = len(index) if sampler is None else len(sampler)  # type: ignore[arg-type]
 
         def order() -> Tensor:
             if sampler is not None:
-                return torch.as_tensor(sampler, dtype=torch.long)
+                return torch.as_tensor(list(sampler) if isinstance(sampler, Sampler) else sampler, dtype=torch.long)
             return torch.randperm(n, generator=generator) if train else torch.arange(n)
 
         return InMemoryBatches(

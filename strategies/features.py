@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 
 @dataclass
@@ -54,7 +54,7 @@ def training_batches(
     dataset: AvalancheDataset,
     batch_size: int,
     generator: torch.Generator | None,
-    sampler: Sequence[int] | None = None,
+    sampler: Sequence[int] | Sampler[int] | None = None,
 ) -> Iterable[list[Tensor]]:
     """Batches [x, y, ...] augmented as in training, in an order drawn from `generator`, or in `sampler`'s order.
 
@@ -69,6 +69,18 @@ def training_batches(
 def targets_array(dataset: AvalancheDataset) -> np.ndarray:
     """Labels of a dataset, (N,) int64."""
     return np.fromiter((int(label) for label in dataset.targets), dtype=np.int64, count=len(dataset))
+
+
+def rows_array(attribute: Iterable[Any]) -> np.ndarray:
+    """A data attribute with one row of labels per image (`annotations`, `truth`) as an array (N, K) int8."""
+    return np.array(list(attribute), dtype=np.int8)
+
+
+def with_annotations(dataset: AvalancheDataset, rows: np.ndarray) -> AvalancheDataset:
+    """The same images with other multi-label annotations (N, K): 1, 0, or -1 for not annotated."""
+    changed = dataset.update_data_attribute("annotations", rows)
+    changed.annotations = changed._data_attributes["annotations"]  # Avalanche leaves the old one where there was one
+    return changed
 
 
 def class_positions(dataset: AvalancheDataset) -> dict[int, np.ndarray]:

@@ -235,6 +235,7 @@ def asymmetric_loss(
     gamma_pos: float = 1,
     gamma_neg: float = 4,
     clip: float = 0.05,
+    reduction: str = "mean",
 ) -> Tensor:
     """Asymmetric multi-label loss (Ben-Baruch et al. 2021), sum over classes, mean over the batch.
 
@@ -245,6 +246,7 @@ def asymmetric_loss(
     ----------
     logits: (B, C). targets: (B, C) in {0, 1}. mask: (B, C), 1 where an entry is annotated; other entries contribute
         neither loss nor gradient. None: all are annotated.
+    reduction: "mean" over the batch, or "asl_sum": the released code's plain sum over classes and images.
     """
     y = targets.to(logits.dtype)
     p = torch.sigmoid(logits)
@@ -254,26 +256,42 @@ def asymmetric_loss(
     with torch.no_grad():
         weight_pos, weight_neg = (1 - p) ** gamma_pos, shifted**gamma_neg
     loss = -(y * weight_pos * F.logsigmoid(logits) + (1 - y) * weight_neg * log_negative)
-    return _masked_sum(loss, mask)
+    return _masked_sum(loss, mask) * (len(logits) if reduction == "asl_sum" else 1)
 
 
 def asymmetric_distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, eta: float = 0.5, mask: Tensor | None = None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    eta: float = 0.5,
+    mask: Tensor | None = None,
+    variant: str = "positive",
 ) -> Tensor:
-    """Multi-label distillation that down-weights confident positives, sum over old classes, mean over the batch.
+    """Multi-label distillation that down-weights confident outputs, sum over old classes, mean over the batch.
 
-    `-[w(q) q log p + (1-q) log(1-p)]` with `w(q) = exp(-eta q)`, q = sigmoid(teacher), p = sigmoid(student), both on
-    the (B, C_old) old columns. Our reading of the asymmetric distillation of RebLL (AAAI 2025), whose exact weight was
-    not public when this was written. eta = 0 is sigmoid distillation.
+    `-[w q log p + v (1-q) log(1-p)]`, q = sigmoid(teacher), p = sigmoid(student), both on the (B, C_old) old columns.
+    eta = 0 is sigmoid distillation. Verified of RebLL (AAAI 2025): over-confident predictions are down-weighted in the
+    distillation loss by an exponential decay factor. Interpretation: its form, since neither code nor formula was
+    public when this was written.
+
+    Parameters
+    ----------
+    variant: "positive": w = exp(-eta q), v = 1, decays what a confident teacher calls positive; "both":
+        w = v = exp(-eta |2q - 1|), decays every confident output.
+    mask: (B, C_old), 1 where an entry counts. None: all count.
 
     Raises
     ------
-    ValueError: the two logits differ in shape.
+    ValueError: the two logits differ in shape, or there is no such variant.
     """
     _check_distillation(student_logits, teacher_logits, 1.0)
+    if variant not in ("positive", "both"):
+        raise ValueError(f'variant is "{variant}"; expected "positive" or "both"')
     q = torch.sigmoid(teacher_logits.detach())
-    weight = torch.exp(-eta * q)
-    loss = -(weight * q * F.logsigmoid(student_logits) + (1 - q) * F.logsigmoid(-student_logits))
+    positive, negative = q * F.logsigmoid(student_logits), (1 - q) * F.logsigmoid(-student_logits)
+    if variant == "positive":
+        loss = -(torch.exp(-eta * q) * positive + negative)
+    else:
+        loss = -torch.exp(-eta * (2 * q - 1).abs()) * (positive + negative)
     return _masked_sum(loss, mask)
 
 

@@ -13,6 +13,7 @@ import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import BasePlugin
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from strategies.classifiers import Classifier, HeadClassifier
 from strategies.heads import GrowingHead
@@ -30,7 +31,7 @@ class LoaderFactory(Protocol):
         batch_size: int,
         train: bool,
         generator: torch.Generator | None = None,
-        sampler: Sequence[int] | None = None,
+        sampler: Sequence[int] | Sampler[int] | None = None,
     ) -> Iterable[list[Tensor]]: ...
 
 

@@ -286,3 +286,37 @@ def test_asymmetric_distillation() -> None:
     assert plain.item() == pytest.approx(bce.item(), abs=1e-12)
     by_hand = -(torch.exp(-0.5 * q) * q * p.log() + (1 - q) * (1 - p).log()).sum(1).mean()
     assert losses.asymmetric_distillation_loss(z, teacher).item() == pytest.approx(by_hand.item(), abs=1e-12)
+
+
+def test_asymmetric_distillation_of_every_confident_output() -> None:
+    z, teacher = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    q, p = torch.sigmoid(teacher), torch.sigmoid(z)
+    weight = torch.exp(-0.5 * (2 * q - 1).abs())
+    by_hand = -(weight * (q * p.log() + (1 - q) * (1 - p).log())).sum(1).mean()
+    assert losses.asymmetric_distillation_loss(z, teacher, variant="both").item() == pytest.approx(by_hand.item())
+    plain = losses.asymmetric_distillation_loss(z, teacher, eta=0, variant="both")
+    assert plain.item() == pytest.approx(losses.asymmetric_distillation_loss(z, teacher, eta=0).item(), abs=1e-12)
+    with pytest.raises(ValueError, match='variant is "neither"'):
+        losses.asymmetric_distillation_loss(z, teacher, variant="neither")
+
+
+def released_asl(x: torch.Tensor, y: torch.Tensor, gamma_neg: float, gamma_pos: float, clip: float) -> torch.Tensor:
+    """The loss of github.com/Alibaba-MIIL/ASL (src/loss_functions/losses.py), as KRT carries it, written out."""
+    positive = torch.sigmoid(x)
+    negative = (1 - positive + clip).clamp(max=1)
+    loss = y * torch.log(positive.clamp(min=1e-8)) + (1 - y) * torch.log(negative.clamp(min=1e-8))
+    with torch.no_grad():
+        weight = torch.pow(1 - positive * y - negative * (1 - y), gamma_pos * y + gamma_neg * (1 - y))
+    return -(loss * weight).sum()
+
+
+def test_asymmetric_loss_is_the_released_one() -> None:
+    z = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    y = (torch.rand(6, 4) > 0.6).double()
+    for gamma_pos in (0, 1):
+        ours = losses.asymmetric_loss(z, y, None, gamma_pos, 4, 0.05, reduction="asl_sum")
+        theirs = released_asl(z, y, 4, gamma_pos, 0.05)
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-9)
+        assert losses.asymmetric_loss(z, y, None, gamma_pos).item() == pytest.approx(theirs.item() / 6, rel=1e-9)
+        mine, other = (torch.autograd.grad(loss, z)[0] for loss in (ours, theirs))
+        assert torch.allclose(mine, other)
