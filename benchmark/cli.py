@@ -104,9 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     takes_config(stream)
     stream.add_argument("--plot", type=Path, metavar="FILE", help="draw it as PNG or PDF")
 
+    table = add("table", "write summary.csv, curves.csv and the tables of a results folder", _table)
+    table.add_argument("directory", type=Path)
+    help_text = (
+        "one metric or table instead of all: a column of summary.csv, groups, ranks, …, or path/to/file.py:function"
+    )
+    table.add_argument("--metric", metavar="NAME", help=help_text)
+    table.add_argument("--baseline", metavar="ROW", help="paired differences of every row to this one, with intervals")
+
     for name, help_text, command in (
         ("status", "show the runs of a results folder", _status),
-        ("table", "write summary.csv, curves.csv and the tables of a results folder", _table),
         ("report", "write report.html, one self-contained page with all results of a folder", _report),
     ):
         add(name, help_text, command).add_argument("directory", type=Path)
@@ -264,9 +271,13 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
+    from benchmark import tables
     from benchmark.sweep import write_tables
 
-    write_tables(options.directory)
+    if options.metric is None and options.baseline is None:
+        write_tables(options.directory)
+    else:
+        tables.print_one(options.directory, options.metric or "average_accuracy_seen", options.baseline)
     return 0
 
 

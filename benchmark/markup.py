@@ -1,4 +1,4 @@
-"""Text tables: a frame of cells, with "title" and "notes" in its attrs, as Markdown or LaTeX (booktabs)."""
+"""Text tables: a frame of cells, with "title", "notes" and "bold" in its attrs, as Markdown, LaTeX or in a terminal."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _LATEX = {
 def to_markdown(table: pd.DataFrame) -> str:
     """The table with its title above and its notes as a list below."""
     rows = [[escape_markdown(cell) for cell in row] for row in _rows(table)]
+    for i, j in _bold(table):
+        rows[i][j] = f"**{rows[i][j]}**"
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     header, *body = [
         [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
@@ -38,16 +40,18 @@ def to_markdown(table: pd.DataFrame) -> str:
 def to_latex(table: pd.DataFrame, label: str) -> str:
     """A `table` environment for booktabs, with the title as caption and the notes under the rules."""
     num_columns = len(table.columns)
-    header, *body = _rows(table)
+    rows = [[escape_latex(cell) for cell in row] for row in _rows(table)]
+    for i, j in _bold(table):
+        rows[i][j] = rf"\textbf{{{rows[i][j]}}}"
     spans: list[str] = []
     if table.columns.nlevels == 2:  # one span per setting over its groups
         settings = list(dict.fromkeys(column[0] for column in table.columns))
         width = num_columns // len(settings)
-        header = ["method", *(str(column[1]) for column in table.columns)]
+        rows[0][1:] = [escape_latex(str(column[1])) for column in table.columns]
         titles = [rf"\multicolumn{{{width}}}{{c}}{{{escape_latex(setting)}}}" for setting in settings]
         rules = [rf"\cmidrule(lr){{{2 + i * width}-{1 + (i + 1) * width}}}" for i in range(len(settings))]
         spans = [rf"    & {' & '.join(titles)} \\", f"    {' '.join(rules)}"]
-    head, *rows = [rf"    {' & '.join(map(escape_latex, row))} \\" for row in (header, *body)]
+    head, *body = [rf"    {' & '.join(row)} \\" for row in rows]
     notes = " \\\\\n    ".join(map(escape_latex, table.attrs["notes"]))
     lines = [
         r"\begin{table}[t]",
@@ -59,13 +63,31 @@ def to_latex(table: pd.DataFrame, label: str) -> str:
         *spans,
         head,
         r"    \midrule",
-        *rows,
+        *body,
         r"    \bottomrule",
         r"  \end{tabular}",
         rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Show a table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    bold = set(table.attrs.get("bold", ()))
+    shown = Table()
+    shown.add_column(str(table.index.name or "method"), no_wrap=True)
+    for column in table.columns:
+        shown.add_column(Text(" ".join(column) if isinstance(column, tuple) else str(column)), justify="right")
+    for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
+        styles = ["bold" if (name, column) in bold else "" for column in table.columns]
+        shown.add_row(Text(str(name)), *(Text(cell, style) for cell, style in zip(row, styles, strict=True)))
+    console = Console()
+    console.print(Text(table.attrs["title"], style="bold"), shown, Text("\n".join(table.attrs["notes"])), sep="\n")
 
 
 def escape_markdown(value: str) -> str:
@@ -80,6 +102,13 @@ def escape_latex(value: str) -> str:
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:
-    header = ["method", *(" ".join(c) if isinstance(c, tuple) else str(c) for c in table.columns)]
+    name = str(table.index.name or "method")
+    header = [name, *(" ".join(c) if isinstance(c, tuple) else str(c) for c in table.columns)]
     body = [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
     return [header, *body]
+
+
+def _bold(table: pd.DataFrame) -> list[tuple[int, int]]:
+    """(row, column) in `_rows` of the cells to print in bold."""
+    cells = table.attrs.get("bold", ())
+    return [(1 + list(table.index).index(row), 1 + list(table.columns).index(column)) for row, column in cells]

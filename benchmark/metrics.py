@@ -100,15 +100,27 @@ def group_accuracies(
     Many > groups[1], medium groups[0]..groups[1], few < groups[0] training images, by `profile_counts`: the counts in
     arrival order before any hold-out. A group without a seen class is nan.
     """
-    low, high = groups
-    if low > high:
-        raise ValueError(f"metrics.groups must be two rising thresholds such as [20, 100], got {list(groups)}.")
-    if len(profile_counts) < sum(sizes):
-        raise ValueError(f"profile_counts has {len(profile_counts)} classes, the stream has {sum(sizes)}.")
-    images = np.asarray(profile_counts)
-    member = {"many": images > high, "medium": (images >= low) & (images <= high), "few": images < low}
+    member = _members(sizes, profile_counts, groups)
     recalls = [_divide(correct, total) for correct, total in _counts(records, sizes)]
     return {name: np.array([_mean(r[mask[: len(r)]]) for r in recalls]) for name, mask in member.items()}
+
+
+def group_forgetting(
+    records: Sequence[Record], sizes: Sequence[int], profile_counts: Sequence[int], groups: Sequence[int] = (20, 100)
+) -> dict[str, FloatArray]:
+    """Forgetting of the many-, medium- and few-shot classes, per step (T,): best earlier minus current recall.
+
+    Averaged over the classes of earlier experiences; nan at step 0 and where a group has no such class. Groups and
+    errors as for `group_accuracies`.
+    """
+    member = _members(sizes, profile_counts, groups)
+    forgotten: list[FloatArray] = []
+    best = np.empty(0)
+    for correct, total in _counts(records, sizes):
+        recall = _divide(correct, total)
+        forgotten.append(best - recall[: len(best)])
+        best = np.concatenate([np.fmax(best, recall[: len(best)]), recall[len(best) :]])
+    return {name: np.array([_mean(f[mask[: len(f)]]) for f in forgotten]) for name, mask in member.items()}
 
 
 def old_new_accuracy(records: Sequence[Record], sizes: Sequence[int]) -> tuple[FloatArray, FloatArray]:
@@ -162,6 +174,19 @@ def _lower(a: npt.ArrayLike) -> FloatArray:
         raise ValueError(f"The accuracies must be a square (T, T) matrix with T >= 1, got shape {matrix.shape}.")
     matrix[~np.tri(len(matrix), dtype=bool)] = np.nan
     return matrix
+
+
+def _members(
+    sizes: Sequence[int], profile_counts: Sequence[int], groups: Sequence[int]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which classes are in which group. Raises ValueError on falling thresholds or too few counts."""
+    low, high = groups
+    if low > high:
+        raise ValueError(f"metrics.groups must be two rising thresholds such as [20, 100], got {list(groups)}.")
+    if len(profile_counts) < sum(sizes):
+        raise ValueError(f"profile_counts has {len(profile_counts)} classes, the stream has {sum(sizes)}.")
+    images = np.asarray(profile_counts)
+    return {"many": images > high, "medium": (images >= low) & (images <= high), "few": images < low}
 
 
 def _counts(records: Sequence[Record], sizes: Sequence[int]) -> list[tuple[IntArray, IntArray]]:

@@ -37,7 +37,7 @@ def paired_scores(summary: pd.DataFrame, metric: str = "average_accuracy_seen") 
         grouping.check_comparable(runs, str(method), str(setting))
     shuffled = rows["order"].map(text) == "shuffled"
     order_seed = rows["order_seed"].map(text)
-    rows["order"] = rows["order"].map(text).where(~shuffled, "shuffled " + order_seed)
+    rows["order"] = rows["order"].map(text).where(~shuffled, order_seed.map("shuffled {}".format))
     rest = [rows[name].map(text) for name in ("subset_seed", "rank_seed", "training_seed")]
     rows["seed"] = [" ".join(parts) for parts in zip(order_seed.where(~shuffled, ""), *rest, strict=True)]
     matrix = rows.pivot_table(index=["setting", "order", "seed"], columns="method", values=metric, aggfunc="first")

@@ -3,6 +3,8 @@
 Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
 
     table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
+    differences DIR baseline=ROW [metric=METRIC]
+                         paired differences of every row of that table to one of them
     strategies           every method with its one line
     configs              every config with the first comment of its file
     perf DIR             speed against the bare loop, from the files of `make perf`
@@ -35,6 +37,18 @@ def table(root: Path, directory: str, metric: str = "average_accuracy_seen") -> 
     return to_markdown(load_table(root / directory, metric))
 
 
+def differences(root: Path, directory: str, *options: str) -> str:
+    """`differences DIR baseline=ROW [metric=METRIC]`."""
+    from benchmark.summary import summarise
+    from benchmark.tables import differences_table
+
+    given = dict(option.partition("=")[::2] for option in options)
+    if "baseline" not in given or set(given) - {"baseline", "metric"}:
+        raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC.")
+    metric = given.get("metric", "average_accuracy_seen")
+    return to_markdown(differences_table(summarise(root / directory)[0], given["baseline"], metric))
+
+
 def strategies(root: Path) -> str:
     """`strategies`."""
     from strategies.registry import NAMES
@@ -58,6 +72,7 @@ def perf(root: Path, directory: str) -> str:
 
 BLOCKS: dict[str, Callable[..., str]] = {
     "table": table,
+    "differences": differences,
     "strategies": strategies,
     "configs": configs,
     "perf": perf,

@@ -77,7 +77,8 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
 
     Every run has a row in `summary`, whatever its status: one without a result leaves classifier and metrics empty.
     `curves` holds finished runs only. Metrics of other task kinds follow the single-label columns in sorted order.
-    Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures.
+    Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures, and in `.attrs["runs"]` the
+    folder of the runs, for metrics that are computed from them.
     """
     abouts: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
@@ -98,6 +99,8 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
     variants = find_variants(records)
     for frame in frames:
         frame.attrs["variants"] = variants
+        if records:
+            frame.attrs["runs"] = str(records[0].path.parent)
     return frames
 
 

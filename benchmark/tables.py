@@ -1,182 +1,276 @@
-"""summary.csv -> tables of methods by settings: mean ± standard deviation over seeds, in percent.
+"""summary.csv -> tables for a paper: mean ± standard deviation over seeds, in percent; differences; ranks.
 
 Every table says what it averages, over how many runs, and under which protocol. A cell of a sweep that is not finished
-shows how many of its runs it holds; nothing is averaged over runs that differ in more than their seeds.
+shows how many of its runs it holds; nothing is averaged over runs that differ in more than their seeds. Each function
+gives a pandas DataFrame of text whose `.attrs` hold "title", "notes" (the lines to print under it) and "bold" (cells);
+`benchmark.markup` makes Markdown and LaTeX of it, `cells` the numbers behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmark import grouping
-from benchmark.errors import UserError, did_you_mean
-from benchmark.grouping import label_rows
-from benchmark.markup import to_latex, to_markdown
+from benchmark import comparisons
+from benchmark.cells import (
+    AVERAGE,
+    CLASS_MEAN,
+    LAST,
+    SEEN,
+    bold_cells,
+    cells,
+    count,
+    lower_is_better,
+    notes,
+    pivot,
+    row_order,
+    title,
+)
+from benchmark.errors import UserError
+from benchmark.markup import print_table, to_latex, to_markdown
+from benchmark.metrics import group_forgetting
+from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
 from benchmark.store import write_text
-from benchmark.summary import IDENTITY, PROTOCOL, summarise
+from benchmark.summary import summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEN = "accuracy on all test images of seen classes"
-TASKS = "unweighted mean over experiences of their test accuracy"
-CLASS_MEAN = "mean of the per-class recalls of seen classes"
-AVERAGE, LAST = "mean over experiences, base included, of the", "after the last experience,"
-TITLES = {
-    "average_accuracy_seen": f"Average incremental accuracy (seen): {AVERAGE} {SEEN}",
-    "average_accuracy_tasks": f"Average incremental accuracy (tasks): {AVERAGE} {TASKS}",
-    "average_accuracy_class_mean": f"Average incremental accuracy (class mean): {AVERAGE} {CLASS_MEAN}",
-    "last_accuracy_seen": f"Last accuracy (seen): {LAST} {SEEN}",
-    "last_accuracy_tasks": f"Last accuracy (tasks): {LAST} {TASKS}",
-    "last_accuracy_class_mean": f"Last accuracy (class mean): {LAST} {CLASS_MEAN}",
-    "forgetting": f"Forgetting: {LAST} mean over old experiences of best minus current accuracy; lower is better",
-    "backward_transfer": f"Backward transfer: {LAST} mean over old experiences of current minus first accuracy",
-}
-LOWER_IS_BETTER = ("forgetting",)
+    Built = tuple[pd.DataFrame, pd.DataFrame]  # the numbers, one row per cell; the table as text
+
 WRITTEN = ("average_accuracy_seen", "last_accuracy_seen", "forgetting")
 WRITTEN_MULTI = ("average_map", "last_map")
 GROUPS = ("many", "medium", "few")
-EMPTY = "–"
-
-
-def cells(
-    summary: pd.DataFrame,
-    metric: str = "average_accuracy_seen",
-) -> pd.DataFrame:
-    """One row per method and setting: method, strategy, setting, mean, sd, n, done, expected, failed; fractions.
-
-    `summary` is as from `benchmark.summary`; sd divides by n - 1; `expected` counts the runs of any status.
-    Raises UserError on an unknown metric, on runs of one cell with unlike precision or compile, or with equal seeds.
-    """
-    import pandas as pd
-
-    metrics = [column for column in summary.columns if column not in (*IDENTITY, *PROTOCOL)]
-    if metric not in metrics:
-        raise UserError(f'There is no metric "{metric}" in these results.{did_you_mean(metric, metrics)}')
-    rows = label_rows(summary)
-    runs = rows.drop_duplicates("run")
-    started = runs.groupby(["base", "setting"])["run"].count()
-    failed = runs[runs["status"] == "failed"].groupby(["base", "setting"])["run"].count()
-    finished = runs[runs["status"] == "done"].groupby(["base", "setting"])["run"].count()
-    has_row = set(rows.loc[rows["classifier"].notna(), "base"])
-    methods = rows[rows["classifier"].notna() | ~rows["base"].isin(has_row)].drop_duplicates("method")
-
-    found: list[dict[str, Any]] = []
-    for method, base, strategy in methods[["method", "base", "strategy"]].itertuples(index=False, name=None):
-        for setting in grouping.setting_order(rows):
-            done = rows[(rows["method"] == method) & (rows["setting"] == setting) & (rows["status"] == "done")]
-            grouping.check_comparable(done, method, setting)
-            values = done[metric].dropna().astype(float)
-            key = (base, setting)
-            found.append(
-                {
-                    "method": method,
-                    "strategy": strategy,
-                    "setting": setting,
-                    "mean": values.mean() if len(values) else float("nan"),
-                    "sd": values.std(ddof=1) if len(values) > 1 else float("nan"),
-                    "n": len(values),
-                    "done": int(finished.get(key, 0)),
-                    "expected": int(started.get(key, 0)),
-                    "failed": int(failed.get(key, 0)),
-                }
-            )
-    columns = ["method", "strategy", "setting", "mean", "sd", "n", "done", "expected", "failed"]
-    return pd.DataFrame(found, columns=columns)
+GROUPS_NOTE = (
+    "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20."
+)
 
 
 def main_table(
     summary: pd.DataFrame,
-    metric: str = "average_accuracy_seen",
+    metric: str | Metric = "average_accuracy_seen",
     *,
     order: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Methods x settings as text, "45.12 ± 0.31" in percent; "(2/3)" follows where runs of the cell are missing.
 
-    Rows follow `order` (strategy names), then the mean over settings, best first. `.attrs` holds "title" and "notes",
-    the lines to print under the table. Parameters and errors as for `cells`.
+    `metric` is a column of the summary, or a function of a run (`benchmark.rundata`). Rows follow `order` (strategy
+    names), then the mean over settings, best first. Raises UserError as `cells` and `rundata.with_metric` do.
     """
-    found = cells(summary, metric)
-    table = _pivot(found, _row_order(found, order, ascending=metric in LOWER_IS_BETTER))
-    table.attrs = {"title": f"{_title(metric)}. In percent.", "notes": _notes(summary, found)}
-    return table
+    return _main(summary, metric, order)[1]
 
 
-def groups_table(
-    summary: pd.DataFrame,
-    *,
-    order: Sequence[str] = (),
-) -> pd.DataFrame:
+def groups_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
     """Methods x (setting, many | medium | few): last-step accuracy of each group of classes; else as `main_table`."""
+    return _groups(summary, order)[1]
+
+
+def group_forgetting_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Methods x (setting, many | medium | few): forgetting of each group; dashes for runs without metrics.jsonl."""
+    return _group_forgetting(summary, order)[1]
+
+
+def old_new_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Methods x (setting, old | new): last-step accuracy on classes of earlier experiences and of the last one."""
+    return _old_new(summary, order)[1]
+
+
+def class_mean_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Methods x (setting, images | classes): plain beside mean per-class accuracy, for a test set without balance."""
+    return _class_mean(summary, order)[1]
+
+
+def memory_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Methods x settings: exemplars really held after the last experience, in images."""
+    return _memory(summary, order)[1]
+
+
+def differences_table(
+    summary: pd.DataFrame, baseline: str, metric: str | Metric = "average_accuracy_seen"
+) -> pd.DataFrame:
+    """An ablation: every row's paired difference to the row `baseline`, with interval, pairs, p and verdict."""
+    summary, name = _resolved(summary, metric)
+    return comparisons.differences_table(summary, baseline, name)[1]
+
+
+def ranks_table(summary: pd.DataFrame, metric: str | Metric = "average_accuracy_seen") -> pd.DataFrame:
+    """Methods by average rank, with interquartile mean; the critical difference stands in the notes."""
+    return comparisons.ranks_table(*_resolved(summary, metric))[1]
+
+
+def variance_table(summary: pd.DataFrame, metric: str | Metric = "average_accuracy_seen") -> pd.DataFrame:
+    """Settings x (method, order, seed, method x order, rest): shares of the variation."""
+    return comparisons.variance_table(*_resolved(summary, metric))[1]
+
+
+def is_balanced(summary: pd.DataFrame) -> bool:
+    """True when plain and mean per-class accuracy agree in every run: all classes have as many test images."""
+    part = summary[["last_accuracy_seen", "last_accuracy_class_mean"]].dropna()
+    return bool((part.iloc[:, 0] - part.iloc[:, 1]).abs().max() < 1e-9) if len(part) else True
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def _main(summary: pd.DataFrame, metric: str | Metric, order: Sequence[str] = ()) -> Built:
+    summary, name = _resolved(summary, metric)
+    found = cells(summary, name)
+    table = pivot(found, row_order(found, order, ascending=lower_is_better(summary, name)))
+    bold = bold_cells(summary, found, name)
+    lines = notes(summary, found, bool(bold))
+    if name.endswith("_accuracy_seen") and not is_balanced(summary):
+        lines.insert(1, "The test set is not balanced: the table class_mean has the mean per-class accuracy beside it.")
+    table.attrs = {"title": f"{title(summary, name)}. In percent.", "notes": lines, "bold": bold}
+    return found, table
+
+
+def _groups(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    text = f"Accuracy of many-, medium- and few-shot classes: {LAST} {CLASS_MEAN}, by group. In percent."
+    parts = {name: f"{name}_accuracy" for name in GROUPS}
+    return _parts(summary, parts, "last_accuracy_class_mean", order, text, [GROUPS_NOTE])
+
+
+def _group_forgetting(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    def forgotten(run: RunData) -> Mapping[str, float]:
+        try:
+            sizes, counts, groups = run.stream["sizes"], run.stream["profile_counts"], run.config["metrics"]["groups"]
+            steps = group_forgetting(run.records, sizes, counts, groups)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise NotKept(str(error)) from error
+        return {f"{name}_forgetting": float(values[-1]) for name, values in steps.items()}
+
+    parts = {name: f"{name}_forgetting" for name in GROUPS}
+    summary = with_columns(summary, "group_forgetting", list(parts.values()), forgotten)
+    if summary[list(parts.values())].isna().all(axis=None):
+        raise UserError("No run of these results tells the forgetting of groups: none holds its metrics.jsonl.")
+    text = (
+        f"Forgetting of many-, medium- and few-shot classes: {LAST} mean over old classes of best minus current "
+        "recall; lower is better. In percent."
+    )
+    lines = [GROUPS_NOTE, "From metrics.jsonl; a dash where a run does not hold it or a group has no old class."]
+    return _parts(summary, parts, "forgetting", order, text, lines)
+
+
+def _old_new(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    text = f"Accuracy on old and new classes: {LAST} on test images of earlier experiences and of the last. In percent."
+    return _parts(summary, {"old": "old_accuracy", "new": "new_accuracy"}, "last_accuracy_seen", order, text)
+
+
+def _class_mean(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    text = f"Average incremental accuracy over images and over classes: {AVERAGE} {SEEN}, or {CLASS_MEAN}. In percent."
+    parts = {"images": "average_accuracy_seen", "classes": "average_accuracy_class_mean"}
+    return _parts(summary, parts, "average_accuracy_class_mean", order, text)
+
+
+def _memory(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    found = cells(summary, "memory_held")
+    table = pivot(found, row_order(found, order, ascending=False), count)
+    more = (
+        "A class with fewer training images than its share of the budget stores them all; what is left stays unused. "
+        "0: no memory; joint training keeps all data instead."
+    )
+    table.attrs = {
+        "title": "Exemplars really held after the last experience. In images.",
+        "notes": [more, *notes(summary, found)],
+        "bold": [],
+    }
+    return found, table
+
+
+def _parts(
+    summary: pd.DataFrame,
+    parts: Mapping[str, str],
+    overall: str,
+    order: Sequence[str],
+    text: str,
+    lines: Sequence[str] = (),
+) -> Built:
+    """Several metrics side by side under every setting; rows by the metric `overall`."""
     import pandas as pd
 
-    found = {name: cells(summary, f"{name}_accuracy") for name in GROUPS}
-    overall = cells(summary, "last_accuracy_class_mean")
-    methods = _row_order(overall, order, ascending=False)
-    parts = {name: _pivot(part, methods) for name, part in found.items()}
-    settings = list(parts["many"].columns)
-    table = pd.concat([parts[name][setting] for setting in settings for name in GROUPS], axis=1)
-    table.columns = pd.MultiIndex.from_product([settings, GROUPS], names=["setting", "group"])
-    table.attrs = {
-        "title": f"Accuracy of many-, medium- and few-shot classes: {LAST} {CLASS_MEAN}, by group. In percent.",
-        "notes": [
-            "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20.",
-            *_notes(summary, overall),
-        ],
-    }
-    return table
+    found = {label: cells(summary, metric) for label, metric in parts.items()}
+    ranked = cells(summary, overall)
+    if ranked.empty:
+        raise UserError("These results hold no run that can be read.")
+    methods = row_order(ranked, order, ascending=lower_is_better(summary, overall))
+    pivots = {label: pivot(part, methods) for label, part in found.items()}
+    settings = list(next(iter(pivots.values())).columns)
+    table = pd.concat([pivots[label][setting] for setting in settings for label in parts], axis=1)
+    table.columns = pd.MultiIndex.from_product([settings, list(parts)], names=["setting", "group"])
+    bold = [
+        (method, (setting, label))
+        for label, metric in parts.items()
+        for method, setting in bold_cells(summary, found[label], metric)
+    ]
+    table.attrs = {"title": text, "notes": [*lines, *notes(summary, ranked, bool(bold))], "bold": bold}
+    return pd.concat([part.assign(group=label) for label, part in found.items()], ignore_index=True), table
 
 
-def load_table(directory: str | Path, metric: str = "average_accuracy_seen", order: Sequence[str] = ()) -> pd.DataFrame:
-    """The printed table of one metric, or of "groups", straight from the run folders of DIR."""
+def _resolved(summary: pd.DataFrame, metric: str | Metric) -> tuple[pd.DataFrame, str]:
+    """A metric function becomes a column of the summary."""
+    if isinstance(metric, str):
+        return summary, metric
+    return with_metric(summary, metric), metric.__name__
+
+
+# Tables that `imcil table` writes besides the metrics of WRITTEN, for single-label results. One that has nothing to say
+# raises UserError and is left out. A table of another kind, such as accuracy at matched cost, is one more line here.
+TABLES: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
+    "groups": _groups,
+    "group_forgetting": _group_forgetting,
+    "old_new": _old_new,
+    "class_mean": _class_mean,
+    "memory": _memory,
+    "ranks": lambda summary, order: comparisons.ranks_table(summary),
+    "variance": lambda summary, order: comparisons.variance_table(summary),
+}
+
+
+# --- reading, writing, printing ---------------------------------------------------------------------------------------
+
+
+def load_table(
+    directory: str | Path, metric: str | Metric = "average_accuracy_seen", order: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The printed table of a metric, or of a name in `TABLES` such as "groups", from the run folders of DIR."""
     summary, _ = summarise(directory)
-    return groups_table(summary, order=order) if metric == "groups" else main_table(summary, metric, order=order)
+    if isinstance(metric, str) and metric in TABLES:
+        return TABLES[metric](summary, order)[1]
+    return main_table(summary, metric, order=order)
 
 
 def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequence[str] = ()) -> list[Path]:
-    """Write the comparison of three metrics, and of groups, to DIR/tables/<name>.csv, .md and .tex; returns the paths.
+    """Write every table that applies to DIR/tables/<name>.csv, .md and .tex; returns the paths.
 
-    The CSV files hold numbers, one row per cell (`cells`); the others the printed table. Multi-label results give
-    average_map and last_map instead.
+    The CSV files hold numbers, one row per cell; the others the printed table. Multi-label results give average_map and
+    last_map. Mean per-class accuracy is a table of its own only where the test set is not balanced.
     """
-    import pandas as pd
-
-    folder = Path(directory) / "tables"
     written: list[Path] = []
-
-    def write(name: str, numbers: pd.DataFrame, table: pd.DataFrame) -> None:
-        written.extend(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex"))
-        contents = (numbers.to_csv(index=False, lineterminator="\n"), to_markdown(table), to_latex(table, name))
-        for path, content in zip(written[-3:], contents, strict=True):
-            write_text(path, content)
-
     for kind in sorted(set(summary["task_kind"].dropna()) or {"single"}):
         part = summary[summary["task_kind"] == kind]
         for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
             if metric in part.columns:
-                write(metric, cells(part, metric), main_table(part, metric, order=order))
-        if kind == "single":
-            numbers = [cells(part, f"{name}_accuracy").assign(group=name) for name in GROUPS]
-            write("groups", pd.concat(numbers, ignore_index=True), groups_table(part, order=order))
+                written += write_table(directory, metric, _main(part, metric, order))
+        for name, build in TABLES.items() if kind == "single" else ():
+            if name == "class_mean" and is_balanced(part):
+                continue
+            with suppress(UserError):  # too few runs yet
+                written += write_table(directory, name, build(part, order))
     return written
 
 
-def print_table(table: pd.DataFrame) -> None:
-    """Show a table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table()
-    shown.add_column("method", no_wrap=True)
-    for column in table.columns:
-        shown.add_column(Text(" ".join(column) if isinstance(column, tuple) else str(column)), justify="right")
-    for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
-        shown.add_row(Text(str(name)), *(Text(cell) for cell in row))
-    console = Console()
-    console.print(Text(table.attrs["title"], style="bold"), shown, Text("\n".join(table.attrs["notes"])), sep="\n")
+def write_table(directory: str | Path, name: str, built: Built) -> list[Path]:
+    """Write (numbers, table) to DIR/tables/<name>.csv, .md and .tex; characters unfit for a file name become "_"."""
+    numbers, table = built
+    stem = re.sub(r"\W+", "_", name).strip("_")
+    paths = [Path(directory) / "tables" / f"{stem}.{suffix}" for suffix in ("csv", "md", "tex")]
+    contents = (numbers.to_csv(index=False, lineterminator="\n"), to_markdown(table), to_latex(table, stem))
+    for path, content in zip(paths, contents, strict=True):
+        write_text(path, content)
+    return paths
 
 
 def print_main_table(directory: str | Path, summary: pd.DataFrame) -> None:
@@ -185,56 +279,16 @@ def print_main_table(directory: str | Path, summary: pd.DataFrame) -> None:
     print(f"All tables: {Path(directory) / 'tables'}")
 
 
-def _pivot(found: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """Cells as text, methods by settings."""
-    numbers = found[["mean", "sd", "n", "done", "expected", "failed"]].itertuples(index=False, name=None)
-    table = found.assign(cell=[_cell(*row) for row in numbers]).pivot(index="method", columns="setting", values="cell")
-    table = table.reindex(index=methods, columns=list(dict.fromkeys(found["setting"])))
-    table.columns.name = None
-    return table
+def print_one(directory: str | Path, metric: str, baseline: str | None = None) -> None:
+    """Write one table to DIR/tables and show it: a metric, a name in `TABLES`, or the differences to a baseline.
 
-
-def _cell(mean: float, sd: float, n: int, done: int, expected: int, failed: int) -> str:
-    value = EMPTY if n == 0 else f"{_percent(mean)} ± {_percent(sd)}" if n > 1 else _percent(mean)
-    if done == expected:
-        return value
-    return f"{value} ({done}/{expected}{f', {failed} failed' if failed else ''})"
-
-
-def _percent(fraction: float) -> str:
-    shown = f"{100 * fraction:.2f}"
-    return "0.00" if shown == "-0.00" else shown
-
-
-def _row_order(found: pd.DataFrame, order: Sequence[str], ascending: bool) -> list[str]:
-    """Methods by the place of their strategy in `order`, then by mean over settings, best first; ties by name."""
-    means = found.groupby("method")["mean"].mean()
-    strategy = dict(zip(found["method"], found["strategy"], strict=True))
-
-    def key(method: str) -> tuple[int, bool, float, str]:
-        mean = float(means[method])
-        place = list(order).index(strategy[method]) if strategy[method] in order else len(order)
-        return place, mean != mean, 0.0 if mean != mean else mean if ascending else -mean, method
-
-    return sorted(strategy, key=key)
-
-
-def _title(metric: str) -> str:
-    return TITLES.get(metric, metric.replace("_", " ").capitalize()) + (f" ({metric})" if metric in TITLES else "")
-
-
-def _notes(summary: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """What stands under a table: the averaging, what is missing, the protocol."""
-    rows = label_rows(summary)
-    complete = found[(found["done"] == found["expected"]) & (found["n"] > 0)]
-    counts = sorted(set(complete["n"])) or [0]
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    notes = [f"Mean ± standard deviation (n - 1) over n = {n} seeds ({grouping.seeds_note(rows)})."]
-    if (found["done"] < found["expected"]).any():
-        notes.append("(a/b): a of the b runs of this cell are finished.")
-    damaged = sorted(set(summary.loc[summary["status"] == "damaged", "run"]))
-    if damaged:
-        notes.append(
-            f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}."
-        )
-    return [*notes, *grouping.protocol_notes(rows), "Classifier: the network's head, unless the method names another."]
+    `metric` may be `path/to/file.py:function`, whose file is imported. Raises UserError on a name that is unknown.
+    """
+    summary, _ = summarise(directory)
+    built = TABLES[metric](summary, ()) if metric in TABLES and not baseline else None
+    if built is None:
+        summary, metric = _resolved(summary, load_metric(metric) if ".py:" in metric else metric)
+        built = comparisons.differences_table(summary, baseline, metric) if baseline else _main(summary, metric)
+    paths = write_table(directory, f"{metric}_vs_{baseline}" if baseline else metric, built)
+    print_table(built[1])
+    print(f"Written: {paths[0].with_suffix('')}.csv, .md, .tex")

@@ -40,11 +40,12 @@ def name_of(content: dict) -> str:
 
 
 def write_run(
-    root, content, classifiers=("head",), accuracy=None, finished=True, precision="bf16", details=False
+    root, content, classifiers=("head",), accuracy=None, finished=True, precision="bf16", details=False, totals=100
 ) -> str:
     """One run folder; `accuracy` fixes every class's recall (in percent), else it is drawn from the run's name.
 
-    `details` adds what only figures read: metrics, cost, diagnostics and the last confusion matrices.
+    `details` adds what only figures read: metrics, cost, diagnostics and the last confusion matrices; `totals` is the
+    number of test images of every class, or of each.
     """
     name, stream = name_of(content), content["stream"]
     tasks = stream["tasks"]
@@ -61,8 +62,9 @@ def write_run(
         records = []
         for t in range(len(sizes)):
             num_seen = sum(sizes[: t + 1])
-            drawn = rng.binomial(100, 0.9 * 0.8**t, num_seen) if accuracy is None else np.full(num_seen, accuracy)
-            records.append({"correct": drawn, "total": np.full(num_seen, 100)})
+            total = np.broadcast_to(totals, 20)[:num_seen]
+            drawn = rng.binomial(total, 0.9 * 0.8**t) if accuracy is None else total * accuracy // 100
+            records.append({"correct": drawn, "total": total})
         found[classifier], counted[classifier] = metrics.all_metrics(records, info), records
     store.write_json(folder.stream, info)
     store.write_json(folder.environment, {"resolved": {"precision": precision, "compile": "off"}})
@@ -96,8 +98,8 @@ def _write_details(folder, content, sizes, counts, counted) -> None:
         store.append_jsonl(folder.diagnostics, record)
     confusions = {}
     for name, records in counted.items():  # what is wrong went to the class before
-        correct = np.asarray(records[-1]["correct"])
-        confusions[name] = np.diag(correct) + np.roll(np.diag(100 - correct), -1, axis=1)
+        correct, total = records[-1]["correct"], records[-1]["total"]
+        confusions[name] = np.diag(correct) + np.roll(np.diag(total - correct), -1, axis=1)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **confusions)
     store.write_bytes(folder.confusion_of(len(sizes) - 1), buffer.getvalue())

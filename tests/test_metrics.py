@@ -206,3 +206,26 @@ from benchmark import figures, grouping, markup, metrics, readme, store, summary
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_forgetting_of_groups_by_hand():
+    """Two tasks of two classes, then one: recalls (1, .5), (.5, .5, 1, 0), (.75, 0, .5, 0, 1) of four images each."""
+    records = [
+        record([4, 2], [4, 4]),
+        record([2, 2, 4, 0], [4, 4, 4, 4]),
+        record([3, 0, 2, 0, 4], [4, 4, 4, 4, 4]),
+    ]
+    found = metrics.group_forgetting(records, [2, 2, 1], [500, 50, 60, 5, 5])
+    nan = float("nan")
+    np.testing.assert_equal(found["many"], [nan, 0.5, 0.25])  # the best of class 0 stays 1
+    np.testing.assert_equal(found["medium"], [nan, 0.0, 0.5])  # classes 1 and 2: (.5 - 0 + 1 - .5) / 2
+    np.testing.assert_equal(found["few"], [nan, nan, 0.0])  # class 3; class 4 is new
+    with pytest.raises(ValueError, match="rising thresholds"):
+        metrics.group_forgetting(records, [2, 2, 1], [500, 50, 60, 5, 5], [100, 20])
+
+
+def test_one_class_per_experience_makes_forgetting_of_classes_that_of_experiences():
+    rng = np.random.default_rng(0)
+    records = [record(rng.integers(0, 10, t + 1).tolist(), [10] * (t + 1)) for t in range(5)]
+    found = metrics.group_forgetting(records, [1] * 5, [500] * 5)["many"]
+    np.testing.assert_allclose(found, metrics.forgetting(metrics.accuracy_matrix(records, [1] * 5)))

@@ -1,0 +1,180 @@
+"""Cells of a table: the runs of one method in one setting, their mean and standard deviation, as numbers and text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmark import grouping
+from benchmark.errors import UserError, did_you_mean
+from benchmark.grouping import label_rows
+from benchmark.pairs import PAIRS_FOR_BOLD, is_told_apart, paired_scores
+from benchmark.summary import IDENTITY, PROTOCOL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEEN = "accuracy on all test images of seen classes"
+TASKS = "unweighted mean over experiences of their test accuracy"
+CLASS_MEAN = "mean of the per-class recalls of seen classes"
+AVERAGE, LAST = "mean over experiences, base included, of the", "after the last experience,"
+TITLES = {
+    "average_accuracy_seen": f"Average incremental accuracy (seen): {AVERAGE} {SEEN}",
+    "average_accuracy_tasks": f"Average incremental accuracy (tasks): {AVERAGE} {TASKS}",
+    "average_accuracy_class_mean": f"Average incremental accuracy (class mean): {AVERAGE} {CLASS_MEAN}",
+    "last_accuracy_seen": f"Last accuracy (seen): {LAST} {SEEN}",
+    "last_accuracy_tasks": f"Last accuracy (tasks): {LAST} {TASKS}",
+    "last_accuracy_class_mean": f"Last accuracy (class mean): {LAST} {CLASS_MEAN}",
+    "forgetting": f"Forgetting: {LAST} mean over old experiences of best minus current accuracy; lower is better",
+    "backward_transfer": f"Backward transfer: {LAST} mean over old experiences of current minus first accuracy",
+}
+BOUNDS = ("joint", "joint_bsce")  # they keep all data, so they neither win a column nor are its runner-up
+EMPTY = "–"
+Show = Callable[[float], str]
+
+
+def percent(fraction: float) -> str:
+    """0.4512 -> "45.12"; a missing value is a dash."""
+    if fraction != fraction:
+        return EMPTY
+    shown = f"{100 * fraction:.2f}"
+    return "0.00" if shown == "-0.00" else shown
+
+
+def count(number: float) -> str:
+    """A number of things: "325", or "325.7" for a mean that is not whole."""
+    return EMPTY if number != number else f"{number:.1f}".removesuffix(".0")
+
+
+def cells(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> pd.DataFrame:
+    """One row per method and setting: method, strategy, setting, mean, sd, n, done, expected, failed; fractions.
+
+    `summary` is as from `benchmark.summary`; `metric` one of its columns of figures, or memory_held; sd divides by
+    n - 1; `expected` counts the runs of any status.
+    Raises UserError on an unknown metric, on runs of one cell with unlike precision or compile, or with equal seeds.
+    """
+    import pandas as pd
+
+    metrics = [column for column in summary.columns if column not in (*IDENTITY, *PROTOCOL)]
+    if metric not in (*metrics, "memory_held"):
+        raise UserError(f'There is no metric "{metric}" in these results.{did_you_mean(metric, metrics)}')
+    rows = label_rows(summary)
+    runs = rows.drop_duplicates("run")
+    started = runs.groupby(["base", "setting"])["run"].count()
+    failed = runs[runs["status"] == "failed"].groupby(["base", "setting"])["run"].count()
+    finished = runs[runs["status"] == "done"].groupby(["base", "setting"])["run"].count()
+    has_row = set(rows.loc[rows["classifier"].notna(), "base"])
+    methods = rows[rows["classifier"].notna() | ~rows["base"].isin(has_row)].drop_duplicates("method")
+
+    found: list[dict[str, Any]] = []
+    for method, base, strategy in methods[["method", "base", "strategy"]].itertuples(index=False, name=None):
+        for setting in grouping.setting_order(rows):
+            done = rows[(rows["method"] == method) & (rows["setting"] == setting) & (rows["status"] == "done")]
+            grouping.check_comparable(done, method, setting)
+            values = done[metric].dropna().astype(float)
+            key = (base, setting)
+            found.append(
+                {
+                    "method": method,
+                    "strategy": strategy,
+                    "setting": setting,
+                    "mean": values.mean() if len(values) else float("nan"),
+                    "sd": values.std(ddof=1) if len(values) > 1 else float("nan"),
+                    "n": len(values),
+                    "done": int(finished.get(key, 0)),
+                    "expected": int(started.get(key, 0)),
+                    "failed": int(failed.get(key, 0)),
+                }
+            )
+    columns = ["method", "strategy", "setting", "mean", "sd", "n", "done", "expected", "failed"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def lower_is_better(summary: pd.DataFrame, metric: str) -> bool:
+    """Whether the best row of a metric is the lowest."""
+    return "forgetting" in metric or metric in summary.attrs.get("lower_is_better", ())
+
+
+def title(summary: pd.DataFrame, metric: str) -> str:
+    """What a metric is, in words."""
+    titles = {**summary.attrs.get("titles", {}), **TITLES}
+    return titles.get(metric, metric.replace("_", " ").capitalize()) + (f" ({metric})" if metric in titles else "")
+
+
+def pivot(found: pd.DataFrame, methods: list[str], show: Show = percent) -> pd.DataFrame:
+    """Cells as text, methods by settings."""
+    numbers = found[["mean", "sd", "n", "done", "expected", "failed"]].itertuples(index=False, name=None)
+    table = found.assign(cell=[_cell(show, *row) for row in numbers])
+    table = table.pivot(index="method", columns="setting", values="cell")
+    table = table.reindex(index=methods, columns=list(dict.fromkeys(found["setting"])))
+    table.columns.name = None
+    return table
+
+
+def row_order(found: pd.DataFrame, order: Sequence[str], ascending: bool) -> list[str]:
+    """Methods by the place of their strategy in `order`, then by mean over settings, best first; ties by name."""
+    means = found.groupby("method")["mean"].mean()
+    strategy = dict(zip(found["method"], found["strategy"], strict=True))
+
+    def key(method: str) -> tuple[int, bool, float, str]:
+        mean = float(means[method])
+        place = list(order).index(strategy[method]) if strategy[method] in order else len(order)
+        return place, mean != mean, 0.0 if mean != mean else mean if ascending else -mean, method
+
+    return sorted(strategy, key=key)
+
+
+def bold_cells(summary: pd.DataFrame, found: pd.DataFrame, metric: str) -> list[tuple[str, str]]:
+    """(method, setting) of every best cell that at least 5 pairs set apart from the runner-up; see `benchmark.pairs`.
+
+    Methods of `BOUNDS` do not take part.
+    """
+    competing = found[~found["strategy"].isin(BOUNDS) & (found["n"] >= PAIRS_FOR_BOLD)]
+    if competing.empty:
+        return []
+    scores = paired_scores(summary, metric)
+    lower = lower_is_better(summary, metric)
+    bold = []
+    for setting in dict.fromkeys(competing["setting"]):
+        part = found[(found["setting"] == setting) & (found["n"] > 0) & ~found["strategy"].isin(BOUNDS)]
+        best = part.sort_values("mean", ascending=lower, kind="stable")["method"].tolist()[:2]
+        if len(best) == 2 and is_told_apart(scores.loc[[setting]], *best):
+            bold.append((best[0], setting))
+    return bold
+
+
+def notes(summary: pd.DataFrame, found: pd.DataFrame, bold: bool = False) -> list[str]:
+    """What stands under a table: the averaging, what bold means, what is missing, the protocol."""
+    rows = label_rows(summary)
+    complete = found[(found["done"] == found["expected"]) & (found["n"] > 0)]
+    counts = sorted(set(complete["n"])) or [0]
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    lines = [f"Mean ± standard deviation (n - 1) over n = {n} seeds ({grouping.seeds_note(rows)})."]
+    if bold:
+        lines.append(
+            "Bold: the best of a column where the 95 % interval of its paired difference to the runner-up excludes 0 "
+            f"(at least {PAIRS_FOR_BOLD} pairs); joint training is no competitor."
+        )
+    if (found["done"] < found["expected"]).any():
+        lines.append("(a/b): a of the b runs of this cell are finished.")
+    return [*lines, *about(summary)]
+
+
+def about(summary: pd.DataFrame) -> list[str]:
+    """What holds for every table of these results: folders that could not be read, and the protocol."""
+    damaged = sorted(set(summary.loc[summary["status"] == "damaged", "run"]))
+    lines = []
+    if damaged:
+        more = ", …" if len(damaged) > 3 else ""
+        lines.append(
+            f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}{more}."
+        )
+    protocol = grouping.protocol_notes(label_rows(summary))
+    return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
+
+
+def _cell(show: Show, mean: float, sd: float, n: int, done: int, expected: int, failed: int) -> str:
+    value = EMPTY if n == 0 else f"{show(mean)} ± {show(sd)}" if n > 1 else show(mean)
+    if done == expected:
+        return value
+    return f"{value} ({done}/{expected}{f', {failed} failed' if failed else ''})"
