@@ -28,6 +28,7 @@ TITLES = {
     "forgetting": f"Forgetting: {LAST} mean over old experiences of best minus current accuracy; lower is better",
     "backward_transfer": f"Backward transfer: {LAST} mean over old experiences of current minus first accuracy",
 }
+LOWER_IS_BETTER = ("forgetting", *(f"{group}_forgetting" for group in ("many", "medium", "few")))
 BOUNDS = ("joint", "joint_bsce")  # they keep all data, so they neither win a column nor are its runner-up
 EMPTY = "–"
 Show = Callable[[float], str]
@@ -92,7 +93,7 @@ def cells(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> pd.Da
 
 def lower_is_better(summary: pd.DataFrame, metric: str) -> bool:
     """Whether the best row of a metric is the lowest."""
-    return "forgetting" in metric or metric in summary.attrs.get("lower_is_better", ())
+    return metric in LOWER_IS_BETTER or metric in summary.attrs.get("lower_is_better", ())
 
 
 def title(summary: pd.DataFrame, metric: str) -> str:

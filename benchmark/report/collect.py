@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping, palette
+from benchmark.cells import LOWER_IS_BETTER, TITLES
 from benchmark.errors import UserError
 from benchmark.pairs import paired_scores, score_differences
 from benchmark.report import classes
 from benchmark.status import STYLES, progress
 from benchmark.store import DamagedFile, RunRecord, read_json
 from benchmark.summary import IDENTITY, PROTOCOL, text
-from benchmark.tables import LOWER_IS_BETTER, TITLES, WRITTEN, WRITTEN_MULTI
+from benchmark.tables import WRITTEN, WRITTEN_MULTI
 from strategies.registry import NAMES
 
 if TYPE_CHECKING:
