@@ -6,6 +6,7 @@ The colours are those of seaborn's colour-blind safe palette, without the yellow
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 ON_LIGHT = (
@@ -14,8 +15,17 @@ ON_LIGHT = (
 ON_DARK = (
     "#4ba3e3", "#eda52c", "#2cc295", "#f17a2b", "#db93ce", "#8ccbf2", "#d6a377", "#a3a3a3", "#fbc4ea", "#f0eee8",
 )  # fmt: skip
+# These methods look the same in every figure; their places among the colours.
+FIXED = ("replay", "icarl", "bic", "dgr", "lucir", "balanced_softmax", "wa", "finetune", "lwf", "joint_bsce")
 
 
 def places(methods: Iterable[str]) -> dict[str, int]:
-    """Method -> its place in the alphabet, from which colour and mark follow."""
-    return {method: place for place, method in enumerate(sorted(set(methods)))}
+    """Method's label -> its place, from which colour and mark follow; others take the free places by the alphabet.
+
+    "icarl (nme)" belongs to icarl; of several labels of one method the last has its place.
+    """
+    labels = sorted(set(methods))
+    fixed = {label.split(" ")[0]: label for label in labels if label.split(" ")[0] in FIXED}
+    taken = {label: FIXED.index(strategy) for strategy, label in fixed.items()}
+    free = (i for i in itertools.count() if i not in taken.values())
+    return {label: taken[label] if label in taken else next(free) for label in labels}

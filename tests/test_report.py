@@ -138,13 +138,16 @@ def test_the_same_folder_gives_the_same_bytes_in_another_process(results: Path) 
 
 
 def test_colours_are_those_of_the_figures() -> None:
-    from benchmark import figures
+    from benchmark.figures import style
 
     names = [f"m{i:02d}" for i in range(12)]
-    styles = figures._styles(names)
+    styles = style.methods(names)
     assert [styles[name]["color"] for name in names[:10]] == list(palette.ON_LIGHT)
     assert len(palette.ON_DARK) == len(palette.ON_LIGHT)
     assert palette.places(reversed(names)) == {name: i for i, name in enumerate(names)}
+    with_dgr = palette.places([*names, "dgr", "icarl (nme)", "icarl (head)"])
+    assert (with_dgr["dgr"], with_dgr["icarl (nme)"]) == (3, 1)
+    assert sorted(with_dgr.values()) == list(range(15))
 
 
 # --- what it never does -----------------------------------------------------------------------------------------------

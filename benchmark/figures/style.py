@@ -1,34 +1,32 @@
 """One look for all figures: sizes, colours, the note under a figure, and files without dates.
 
-Colours are seaborn's colour-blind safe palette; markers and dashes tell lines apart without colour. `Figure` objects
-are made without pyplot: no global state, no display.
+Seaborn's "ticks" style under our sizes and grid. Colours are `palette`'s, safe for colour-blind readers; markers and
+dashes tell lines apart without colour. `Figure` objects are made without pyplot: no global state, no display.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark import palette
 from benchmark.store import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRINCIPAL = ("replay", "icarl", "bic", "wa", "lucir", "balanced_softmax", "dgr")  # drawn first where room is short
-# Their colours and marks are the same in every figure: the places in PALETTE.
-FIXED = ("replay", "icarl", "bic", "dgr", "lucir", "balanced_softmax", "wa", "finetune", "lwf", "joint_bsce")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d")  # 11 against 10 colours: pairs return after 110
-PALETTE = (0, 1, 2, 3, 4, 9, 5, 7, 6)  # of seaborn's ten, without the yellow that vanishes on white; and black
 DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2)))
 OLD, NEW, LOST = "#0173b2", "#de8f05", "0.85"  # of the palette: old classes, new classes, images no longer there
 SEQUENTIAL = "cividis"  # perceptually uniform and safe with any colour vision
 COLUMN, PAGE = 3.5, 7.2  # inches: one and two columns of a paper
 STYLE = {
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same files on every machine
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -54,8 +52,9 @@ STYLE = {
 def styled() -> Iterator[None]:
     """Matplotlib's settings are ours inside the block."""
     import matplotlib as mpl
+    import seaborn as sns
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**sns.axes_style("ticks"), **STYLE}):
         yield
 
 
@@ -79,16 +78,11 @@ def panels(
 def methods(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Label -> how its line is drawn: colour, marker and dashes.
 
-    The methods of `FIXED` look the same in every figure; others take the free places by the alphabet. From the eleventh
-    place on, colours return with dashed lines and hollow markers.
+    From the eleventh place of `palette.places` on, colours return with dashed lines and hollow markers.
     """
-    import seaborn as sns
-
-    named = sns.color_palette("colorblind", 10).as_hex()
-    palette = [*(named[i] for i in PALETTE), "#222222"]
     styles: dict[str, dict[str, Any]] = {}
-    for name, i in _places(names).items():
-        color, again = palette[i % len(palette)], i // len(palette)
+    for name, i in palette.places(names).items():
+        color, again = palette.ON_LIGHT[i % len(palette.ON_LIGHT)], i // len(palette.ON_LIGHT)
         styles[name] = {
             "color": color,
             "marker": MARKERS[i % len(MARKERS)],
@@ -100,15 +94,6 @@ def methods(names: Iterable[str]) -> dict[str, dict[str, Any]]:
             "markeredgewidth": 0.9 if again else 0.4,
         }
     return styles
-
-
-def _places(names: Iterable[str]) -> dict[str, int]:
-    """Label -> number. "icarl (nme)" belongs to icarl; of several labels of one method the last has its place."""
-    labels = sorted(set(names))
-    fixed = {name.split(" ")[0]: name for name in labels if name.split(" ")[0] in FIXED}
-    taken = {label: FIXED.index(strategy) for strategy, label in fixed.items()}
-    free = (i for i in itertools.count() if i not in taken.values())
-    return {label: taken[label] if label in taken else next(free) for label in labels}
 
 
 def note(figure: Figure, *lines: str) -> None:
