@@ -1,0 +1,271 @@
+"""Claims: one owner at a time, whoever dies, on this machine or on another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import claims, files
+from benchmark.claims import AlreadyRunning, ClaimLost, hold, newest
+
+ELSEWHERE = {"host": "far", "pid": 1, "process_start": 1, "machine": "another boot", "since": 0.0, "lease": 100.0}
+
+
+def write_claim(folder: Path, number: int = 1, age: float = 0.0, **changes: Any) -> Path:
+    """A claim file as another worker may have left it, `age` seconds ago."""
+    path = folder / f"claim.{number:04d}.json"
+    folder.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**ELSEWHERE, **changes}))
+    heard = time.time() - age
+    os.utime(path, (heard, heard))
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+# --- one owner --------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_excludes_until_it_is_released(tmp_path: Path) -> None:
+    with hold(tmp_path / "run"):
+        with pytest.raises(AlreadyRunning, match="run is being run"), hold(tmp_path / "run"):
+            raise AssertionError("two owners")
+        assert names(tmp_path / "run") == ["claim.0001.json"]
+    with pytest.raises(KeyError), hold(tmp_path / "run"):
+        raise KeyError
+    with hold(tmp_path / "run") as held:
+        assert names(tmp_path / "run") == [f"claim.000{n}.json" for n in (1, 2, 3)]
+        held.done = True
+    assert names(tmp_path / "run") == []
+
+
+def test_a_finished_run_has_no_claims(tmp_path: Path) -> None:
+    with hold(tmp_path) as held:
+        held.done = True
+    assert names(tmp_path) == []
+
+
+CONTENDER = """
+import os, random, sys, time
+from pathlib import Path
+from benchmark.claims import AlreadyRunning, hold
+root = Path(sys.argv[1])
+runs = sorted(root.iterdir())
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    random.shuffle(runs)
+    for run in runs:
+        if (run / "result").exists():
+            continue
+        try:
+            with hold(run) as held:
+                if (run / "result").exists():
+                    held.done = True
+                    continue
+                with (run / "inside").open("x"):  # fails with two owners at once
+                    pass
+                with (run / "executed").open("a") as file:
+                    file.write(f"{os.getpid()}\\n")
+                time.sleep(random.random() / 100)
+                (run / "inside").unlink()
+                if random.random() < 0.3:
+                    continue  # released without a result, for another to take
+                (run / "result").touch()
+                held.done = True
+        except AlreadyRunning:
+            pass
+print("over", flush=True)
+"""
+
+
+def test_four_processes_never_own_a_run_together(tmp_path: Path) -> None:
+    """Sixty runs, some released unfinished, a third of them with a claim whose owner on another machine is dead."""
+    for i in range(60):
+        (tmp_path / f"{i:02d}").mkdir()
+        if i % 3 == 0:
+            write_claim(tmp_path / f"{i:02d}", number=1 + i % 4, age=1000)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONTENDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for worker in workers:
+        out, _ = worker.communicate(timeout=120)
+        assert (worker.returncode, out) == (0, "over\n")
+    done = [run for run in tmp_path.iterdir() if (run / "result").exists()]
+    assert len(done) > 50
+    for run in done:
+        assert names(run) == ["executed", "result"]
+    who = Counter(line for run in done for line in (run / "executed").read_text().split())
+    assert len(who) > 1
+
+
+# --- dead owners ------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_owner_on_this_machine_is_dead_at_once(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from benchmark.claims import hold
+with hold(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with start(code) as child:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        with pytest.raises(AlreadyRunning), hold(tmp_path):
+            pass
+        child.kill()
+        stat = Path(f"/proc/{child.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":  # dead, not yet waited for by its parent
+            time.sleep(0.01)
+        with hold(tmp_path) as held:
+            assert held.number == 2
+
+
+def test_another_process_of_the_same_number_is_another_owner(tmp_path: Path) -> None:
+    with hold(tmp_path) as held:
+        mine = held.owner
+    write_claim(tmp_path, 2, **mine)
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+    write_claim(tmp_path, 2, **{**mine, "process_start": mine["process_start"] + 1})
+    with hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("age, alive", [(0, True), (90, True), (110, False)])
+def test_an_owner_elsewhere_is_dead_after_its_lease(tmp_path: Path, age: float, alive: bool) -> None:
+    write_claim(tmp_path, age=age)
+    if alive:
+        with pytest.raises(AlreadyRunning), hold(tmp_path):
+            pass
+        assert names(tmp_path) == ["claim.0001.json"]
+    else:
+        with hold(tmp_path) as held:
+            assert held.number == 2
+
+
+def test_a_wrong_clock_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The age of a claim is told by the file system's clock, not by this machine's."""
+    write_claim(tmp_path)
+    now = time.time()
+    monkeypatch.setattr(claims.time, "time", lambda: now + 10_000)
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"lease": "long"}', "\x00" * 50])
+def test_a_damaged_claim_counts_until_the_usual_lease_is_over(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "claim.0001.json"
+    path.write_text(content)
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+    heard = time.time() - claims.LEASE - 1
+    os.utime(path, (heard, heard))
+    with hold(tmp_path) as held:
+        assert held.number == 2
+
+
+def test_the_highest_number_holds(tmp_path: Path) -> None:
+    write_claim(tmp_path, 9, age=1000)
+    write_claim(tmp_path, 10)
+    write_claim(tmp_path, 2)
+    (tmp_path / "claim.99999999999.json").touch()
+    (tmp_path / ".claim.0011.json.x.tmp").touch()
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+    found = newest(tmp_path)
+    assert found is not None and found.number == 10
+
+
+# --- signs of life ----------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_gives_signs_of_life_and_tells_its_progress(tmp_path: Path) -> None:
+    with hold(tmp_path, lease=0.4) as held:
+        first = newest(tmp_path)
+        held.progress = {"epoch": 3}
+        time.sleep(0.6)
+        later = newest(tmp_path)
+    assert first is not None and later is not None and later.heard > first.heard
+    assert later.owner["progress"] == {"epoch": 3} and later.owner["pid"] == os.getpid()
+    released = newest(tmp_path)
+    assert released is not None and released.owner["released"] is True
+    time.sleep(0.2)
+    assert newest(tmp_path) == released
+
+
+def test_a_full_disk_does_not_silence_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with hold(tmp_path, lease=0.4):
+        monkeypatch.setattr(claims, "write_json", full)
+        path = tmp_path / "claim.0001.json"
+        os.utime(path, (0, 0))
+        time.sleep(0.3)
+        assert time.time() - path.stat().st_mtime < 10
+
+
+def test_a_claim_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"), hold(tmp_path):
+            pass
+    assert names(tmp_path) == []
+    with hold(tmp_path):
+        pass
+
+
+def test_an_owner_taken_for_dead_learns_of_it(tmp_path: Path) -> None:
+    with hold(tmp_path) as held:
+        held.confirm()
+        write_claim(tmp_path, 2)
+        with pytest.raises(ClaimLost, match="taken over"):
+            held.confirm()
+    with pytest.raises(AlreadyRunning), hold(tmp_path):  # its release is no release of the new owner's claim
+        pass
+
+
+def test_deaths_in_a_row_are_counted(tmp_path: Path) -> None:
+    def deaths() -> int:
+        with hold(tmp_path, mark=5) as held:
+            return held.deaths(since=100)
+
+    write_claim(tmp_path, 1, age=1000, since=200, mark=5)
+    write_claim(tmp_path, 2, age=1000, since=300, mark=5, released=True)
+    write_claim(tmp_path, 3, age=1000, since=50, mark=5)
+    assert deaths() == 0  # it began before
+    write_claim(tmp_path, 5, age=1000, since=200, mark=4)
+    assert deaths() == 0  # the run has moved on since
+    write_claim(tmp_path, 7, age=1000, since=200, mark=5)
+    write_claim(tmp_path, 8, age=1000, since=300, mark=5)
+    assert deaths() == 2
+    assert deaths() == 0  # the last one was released
