@@ -6,6 +6,7 @@ read. The helpers that every file is written and read with are in `benchmark.fil
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,24 +38,35 @@ FORMAT = 1  # of result.json
 State = Literal["done", "running", "failed", "interrupted", "pending"]
 
 
+class _Part:
+    """A path inside a run folder, made when it is asked for: a sweep may have ten thousand folders."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, owner: type) -> Path:
+        return folder.path / self.name
+
+
 class RunFolder:
     """The paths of one run and the state that its files tell."""
+
+    config = _Part("config.json")
+    environment = _Part("environment.json")
+    stream = _Part("stream.json")
+    metrics = _Part("metrics.jsonl")
+    diagnostics = _Part("diagnostics.jsonl")
+    packed_diagnostics = _Part("diagnostics.jsonl.gz")  # of a committed run
+    cost = _Part("cost.jsonl")
+    confusion = _Part("confusion")
+    checkpoints = _Part("checkpoints")
+    log = _Part("log.txt")
+    failure = _Part("failure.json")
+    result = _Part("result.json")
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = self.path.name
-        self.config = self.path / "config.json"
-        self.environment = self.path / "environment.json"
-        self.stream = self.path / "stream.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.diagnostics = self.path / "diagnostics.jsonl"
-        self.packed_diagnostics = self.path / "diagnostics.jsonl.gz"  # of a committed run
-        self.cost = self.path / "cost.jsonl"
-        self.confusion = self.path / "confusion"
-        self.checkpoints = self.path / "checkpoints"
-        self.log = self.path / "log.txt"
-        self.failure = self.path / "failure.json"
-        self.result = self.path / "result.json"
         self.held: claims.Hold | None = None  # while this process carries the run out
 
     def confusion_of(self, experience: int) -> Path:
@@ -181,8 +193,9 @@ def load_runs(directory: str | Path) -> list[RunRecord]:
     runs = Path(directory) / "runs"
     if not runs.is_dir():
         raise UserError(f"{directory} holds no results: it has no folder runs/.")
-    folders = sorted(path for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [_load_run(RunFolder(path)) for path in folders]
+    with os.scandir(runs) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [_load_run(RunFolder(runs / name)) for name in names]
 
 
 def _load_run(folder: RunFolder) -> RunRecord:
