@@ -42,6 +42,7 @@ PROTOCOL = {
     "precision": "",  # environment.json: as resolved
     "compile": "",
 }
+CELLS = [(column, *path.split(".")) for column, path in PROTOCOL.items() if path]  # (column, section, key)
 IDENTITY = ("run", "status", "strategy", "classifier", "task_kind")
 INTEGERS = (
     "tasks",
@@ -53,6 +54,8 @@ INTEGERS = (
     "memory_held",
     "epochs",
 )
+
+Options = tuple[tuple[str, str], ...]
 
 
 def summarise(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -124,30 +127,36 @@ def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
 
     A grid over `strategy.temperature` gives {"…": "temperature=1", "…": "temperature=2"}; usually there are none.
     """
-    flat = {record.name: _options(record.config) for record in records if record.config}
+    runs: dict[Options, list[str]] = {}  # few distinct ones: runs differ in their seeds above all
+    seen: dict[tuple[str, str], Options] = {}
+    for record in records:
+        if record.config:
+            runs.setdefault(_options(record.config, seen), []).append(record.name)
+    flat = {options: dict(options) for options in runs}
     columns = {"strategy.name", *filter(None, PROTOCOL.values())}
     by = ["strategy.name", *sorted(columns)]
 
-    def as_column(options: Mapping[str, str], path: str) -> str:
-        value = options.get(path, "")
+    def as_column(options: Options, path: str) -> str:
+        value = flat[options].get(path, "")
         return value.partition("#")[0] if path in columns else value
 
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for run, options in flat.items():
-        groups.setdefault(tuple(as_column(options, path) for path in by), []).append(run)
+    groups: dict[tuple[str, ...], list[Options]] = {}
+    for options in flat:
+        groups.setdefault(tuple(as_column(options, path) for path in by), []).append(options)
     differing: dict[str, set[str]] = {}
-    for (strategy, *_), runs in groups.items():
-        keys = {key for run in runs for key in flat[run]}
-        found = {key for key in keys if len({flat[run].get(key) for run in runs}) > 1}
+    for (strategy, *_), group in groups.items():
+        keys = {key for options in group for key in flat[options]}
+        found = {key for key in keys if len({flat[options].get(key) for options in group}) > 1}
         differing.setdefault(strategy, set()).update(found)
-    return {
-        run: ", ".join(
-            f"{key.removeprefix('strategy.').removeprefix('training.')}={options.get(key, 'default')}"
-            for key in sorted(keys)
-        )
-        for run, options in flat.items()
-        if (keys := differing[as_column(options, "strategy.name")])
-    }
+    variants: dict[str, str] = {}
+    for options, names in runs.items():
+        if keys := differing[as_column(options, "strategy.name")]:
+            parts = [
+                f"{key.removeprefix('strategy.').removeprefix('training.')}={flat[options].get(key, 'default')}"
+                for key in sorted(keys)
+            ]
+            variants |= dict.fromkeys(names, ", ".join(parts))
+    return variants
 
 
 def text(value: Any) -> str:
@@ -178,12 +187,13 @@ def _about(record: RunRecord) -> dict[str, Any]:
     about: dict[str, Any] = {
         "run": record.name,
         "status": record.state,
-        "strategy": _lookup(record.config, "strategy.name"),
+        "strategy": short_name(_mapping(record.config.get("strategy")).get("name")),
         "task_kind": result.get("task_kind", "single") if record.config else None,
     }
-    about |= {column: _lookup(record.config, path) for column, path in PROTOCOL.items() if path}
+    sections = {section: _mapping(record.config.get(section)) for _, section, _ in CELLS}
+    about |= {column: short_name(sections[section].get(key)) for column, section, key in CELLS}
     for column in ("precision", "compile"):
-        asked = _lookup(record.config, f"training.{column}")
+        asked = short_name(sections["training"].get(column))
         about[column] = resolved.get(column, None if asked == "auto" else asked)
     held = result.get("memory_held")
     about["memory_held"] = sum(n for n in held if isinstance(n, int)) if isinstance(held, list) else None
@@ -236,25 +246,24 @@ def _floats(values: list[Any]) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(array), array, np.nan)
 
 
-def _lookup(config: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path in its short form, None when absent."""
-    section, _, key = path.partition(".")
-    return short_name(_mapping(config.get(section)).get(key))
-
-
-def _options(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> text of every option that is no seed and can change a result.
+def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) -> Options:
+    """(dotted key, text) of every option that is no seed and can change a result; `seen` keeps those of a section.
 
     What the summary abbreviates (a list, a file) is its short form, "#" and a hash, so that two of them stay apart.
     """
-    options: dict[str, str] = {}
+    options: Options = ()
     for section, values in config.items():
-        for key, value in values.items() if isinstance(values, Mapping) else ():
-            path = f"{section}.{key}"
-            if key.endswith("seed") or path in NOT_SCIENCE:
-                continue
-            short = short_name(value)
-            options[path] = text(value) if short == value else f"{text(short)}#{config_hash({'': value})[:6]}"
+        known = (section, repr(values))
+        if known not in seen:
+            found = []
+            for key, value in values.items() if isinstance(values, Mapping) else ():
+                path = f"{section}.{key}"
+                if not key.endswith("seed") and path not in NOT_SCIENCE:
+                    short = short_name(value)
+                    hashed = f"{text(short)}#{config_hash({'': value})[:6]}"
+                    found.append((path, text(value) if short == value else hashed))
+            seen[known] = tuple(found)
+        options += seen[known]
     return options
 
 
