@@ -112,11 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--metric", metavar="NAME", help=help_text)
     table.add_argument("--baseline", metavar="ROW", help="paired differences of every row to this one, with intervals")
 
-    for name, help_text, command in (
-        ("status", "show the runs of a results folder", _status),
-        ("report", "write report.html, one self-contained page with all results of a folder", _report),
-    ):
-        add(name, help_text, command).add_argument("directory", type=Path)
+    status = add("status", "show the runs of a results folder: where they run, what failed, what is left", _status)
+    status.add_argument("directory", type=Path)
+    status.add_argument("--watch", action="store_true", help="go on showing them until all are done or failed")
+
+    report = add("report", "write report.html, one self-contained page with all results of a folder", _report)
+    report.add_argument("directory", type=Path)
 
     figures = add("figures", "draw the figures of a results folder, PNG and PDF", _figures)
     figures.add_argument("directory", type=Path)
@@ -264,9 +265,9 @@ def _stream(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from benchmark.status import print_status
+    from benchmark import status
 
-    print_status(options.directory)
+    (status.watch_status if options.watch else status.print_status)(options.directory)
     return 0
 
 

@@ -97,6 +97,14 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
         _sync_folder(path.parent)
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Append lines for people to read: whole after a crash but for the last one."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises FileNotFoundError, or DamagedFile when it does not parse."""
     try:

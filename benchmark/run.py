@@ -81,7 +81,11 @@ def execute(
         kept = {key: previous.resolved[key] for key in ("precision", "compile")}
         resolved = replace(resolved, **kept)
     write_json(folder.config, run.model_dump(mode="json"))
-    write_json(folder.environment, environment(resolved))
+    found = environment(resolved)
+    write_json(folder.environment, found)
+    folder.note(
+        ", ".join(f"{name} {value}" for part in ("versions", "resolved") for name, value in found[part].items())
+    )
     write_json(folder.stream, benchmark.info.to_json())
 
     loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation, resolved.device)
@@ -97,6 +101,7 @@ def execute(
     learner.on_stage_step = stop.check
     saver.begin(0, None)
     if previous:
+        folder.note(f"goes on after experience {done} of {len(experiences)}, step {previous.steps} of the next")
         saver.begin(done, previous.state, previous.steps, previous.seconds)
         if previous.state:
             learner.load_state_dict(checkpoint.detached(previous.state), experiences[:done])
@@ -116,6 +121,7 @@ def execute(
             records.append(record)
             for observer in observers:
                 append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
+            folder.note(_line(record, learner, len(experiences), trained))
             append_jsonl(folder.cost, _cost(t, trained, saver.seconds - trained, learner))
             saver.end(learner.state_dict())
         folder.confirm()
@@ -330,6 +336,20 @@ def _reporter(
         )
 
     return report
+
+
+def _line(record: dict[str, Any], learner: IncrementalLearner, experiences: int, seconds: float) -> str:
+    """An experience in log.txt: what it took, and the accuracy on all test images of seen classes."""
+    accuracies = ", ".join(
+        f"{name} {100 * sum(counts['correct']) / sum(counts['total']):.2f} %"
+        for name, counts in record["classifiers"].items()
+    )
+    images = learner.images_trained
+    rate = images / max(seconds, 1e-9)
+    return (
+        f"experience {record['experience'] + 1}/{experiences}: {images} images in {seconds:.1f} s ({rate:.0f}/s), "
+        f"memory {sum(record['memory_held'])}, accuracy {accuracies}"
+    )
 
 
 def _cost(t: int, train_seconds: float, eval_seconds: float, learner: IncrementalLearner) -> dict[str, Any]:

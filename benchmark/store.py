@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from benchmark.errors import UserError
 from benchmark.files import (
     DamagedFile,
     append_jsonl,
+    append_text,
     config_hash,
     json_bytes,
     read_json,
@@ -156,6 +159,24 @@ class RunFolder:
                 self.held = None
                 held.done = self.result.exists()
 
+    def note(self, text: str) -> None:
+        """Add a line to log.txt, with the time; a disk that cannot hold it stops nothing."""
+        with suppress(OSError):
+            append_text(self.log, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {' '.join(text.split())}\n")
+
+    @contextmanager
+    def noting_warnings(self) -> Iterator[None]:
+        """Inside, warnings go to log.txt as well."""
+        with warnings.catch_warnings():
+            show = warnings.showwarning
+
+            def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+                self.note(f"{category.__name__}: {message}")
+                show(message, category, *where, **more)
+
+            warnings.showwarning = note
+            yield
+
     def confirm(self) -> None:
         """Raise ClaimLost if this process claimed the run and another worker took it over since."""
         if self.held:
@@ -185,17 +206,19 @@ class RunRecord:
     problems: tuple[str, ...] = ()
 
 
-def load_runs(directory: str | Path) -> list[RunRecord]:
+def load_runs(directory: str | Path, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:
     """Read every run under DIR/runs, sorted by name. Hidden folders are skipped; nothing in a folder makes this raise.
 
-    A folder without a readable config.json is "damaged". Raises UserError only when DIR/runs does not exist.
+    Those of `known` (by name) are taken from there. A folder without a readable config.json is "damaged". Raises
+    UserError only when DIR/runs does not exist.
     """
     runs = Path(directory) / "runs"
     if not runs.is_dir():
         raise UserError(f"{directory} holds no results: it has no folder runs/.")
     with os.scandir(runs) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    return [_load_run(RunFolder(runs / name)) for name in names]
+    known = known or {}
+    return [known.get(name) or _load_run(RunFolder(runs / name)) for name in names]
 
 
 def _load_run(folder: RunFolder) -> RunRecord:

@@ -16,6 +16,7 @@ from rich.table import Table
 from benchmark.config import RunConfig
 from benchmark.engines.worker import carry_out
 from benchmark.interruption import RESUMABLE, StopRequest
+from benchmark.status import duration
 from benchmark.store import RunFolder
 
 
@@ -106,7 +107,7 @@ class LiveView:
             self.ended.add(name)
             elapsed = time.monotonic() - self.started_at
             left = elapsed / len(self.ended) * (self.total - len(self.ended))
-            self.progress.update(self.task, completed=len(self.ended), left=f"about {_duration(left)} left")
+            self.progress.update(self.task, completed=len(self.ended), left=f"about {duration(left)} left")
         if self.live:
             if kind in ("failed", "died"):
                 self.console.print(f"[red]failed[/] {name}: {content}")
@@ -140,8 +141,3 @@ class LiveView:
         elif kind not in ("started", "found"):
             tail = f": {content}" if content else ""
             print(f"[{len(self.ended)}/{self.total}] {kind} {name}{tail}", flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -131,6 +131,7 @@ def carry_out(
                 return "skipped", None
             listen("started", folder.name, None)
             outcome = _attempt(run, folder, device, listen, stop, held, may_postpone, since)
+            folder.note(": ".join(filter(None, outcome)))
     except AlreadyRunning as error:
         return "skipped", str(error)
     except OSError as error:  # the claim itself could not be written
@@ -158,10 +159,12 @@ def _attempt(
         held.progress = event
         listen("progress", folder.name, event)
 
+    folder.note(f"attempt {held.number} on {held.owner['host']}, process {held.owner['pid']}, device {device}")
     try:
         if held.deaths(since) >= MOST_DEATHS:
             raise Killed(f"{MOST_DEATHS} workers in a row died over this run")
-        execute(run, folder, progress, device, stop)
+        with folder.noting_warnings():
+            execute(run, folder, progress, device, stop)
         return "done", None
     except Interrupted:
         return "interrupted", None
