@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_folder_holds_what_the_design_lists_and_nothing_else(finished: RunFolder) -> None:
     assert sorted(str(path.relative_to(finished.path)) for path in finished.path.rglob("*")) == [
         "config.json", "confusion", "confusion/00.npz", "confusion/01.npz", "confusion/02.npz", "cost.jsonl",
-        "environment.json", "metrics.jsonl", "result.json", "stream.json",
+        "environment.json", "log.txt", "metrics.jsonl", "result.json", "stream.json",
     ]  # fmt: skip
     assert finished.state == "done"
 
