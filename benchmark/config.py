@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from benchmark.errors import UserError, did_you_mean
 from benchmark.overrides import checked_grid, override, parse_override, pin, read, with_grid_options
 from benchmark.store import config_hash
+from benchmark.streams.split import fixes_tasks
 
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
@@ -37,7 +38,10 @@ class Section(BaseModel):
 
 
 class DatasetConfig(Section):
-    """Which images. `classes`: how many to keep (or to generate), or a list of labels or class names to keep."""
+    """Which images. `classes`: how many to keep (or to generate), or a list of labels or class names to keep.
+
+    `train_images`, `test_images`, `rho`: size and imbalance of a generated multi-label set.
+    """
 
     name: str = "cifar100"
     root: str | None = None
@@ -45,6 +49,9 @@ class DatasetConfig(Section):
     test_fraction: float | None = Field(default=None, gt=0, lt=1)
     train_per_class: int | None = Field(default=None, ge=1)
     test_per_class: int | None = Field(default=None, ge=1)
+    train_images: int | None = Field(default=None, ge=1)
+    test_images: int | None = Field(default=None, ge=1)
+    rho: float | None = Field(default=None, ge=1)
     resolution: int | None = Field(default=None, ge=8)
     seed: int = 0
 
@@ -65,6 +72,7 @@ class StreamConfig(Section):
     order_seed: int = 0
     subset_seed: int = 0
     rank_seed: int = 0
+    assignment: Literal["overlapping", "disjoint"] = "overlapping"
 
 
 class StrategyConfig(BaseModel):
@@ -181,7 +189,8 @@ class RunConfig(Section):
         """Folder name: readable parts and the first ten characters of the hash."""
         protocol = self.stream.protocol if isinstance(self.stream.protocol, str) else "custom"
         method = self.strategy.name.rpartition(":")[2].lower()
-        return f"{self.dataset.name}-{protocol}{self.stream.tasks}-{method}-s{self.training.seed}-{self.hash[:10]}"
+        tasks = "" if fixes_tasks(protocol) else self.stream.tasks
+        return f"{self.dataset.name}-{protocol}{tasks}-{method}-s{self.training.seed}-{self.hash[:10]}"
 
 
 class SweepConfig(Section):

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
+from benchmark.streams.split import fixes_tasks
 from benchmark.summary import text
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
     within = [c for c in varying if c in ("dataset", "rho") or shown[c].groupby(strategy).nunique().max() > 1]
     between = [c for c in varying if c not in within and SETTING[c]]
 
-    setting = shown["protocol"].str.upper() + "-" + shown["tasks"]
+    setting = shown["protocol"].copy()
+    setting[:] = [_protocol(p, t) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)]
     if "dataset" in within:
         setting = shown["dataset"] + " " + setting
     for column in within:
@@ -109,8 +111,10 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
         found = sorted({(_sortable(v), text(v)) for v in rows[column] if text(v) != "-"})
         return " / ".join(shown for _, shown in found) or "-"
 
-    pairs = {(text(p).upper(), _sortable(t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)}
-    streams = " / ".join(f"{protocol}-{tasks}" for protocol, (*_, tasks) in sorted(pairs))
+    triples = {
+        (text(p).upper(), _sortable(t), _protocol(p, t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)
+    }
+    streams = " / ".join(dict.fromkeys(shown for *_, shown in sorted(triples)))
     stream = (
         f"Stream: {value('dataset')}, {streams}, {value('profile')} profile, rho {value('rho')}, "
         f"ranks {value('ranks')}, order {value('order')}, hold-out {value('holdout')}."
@@ -126,6 +130,12 @@ def seeds_note(rows: pd.DataFrame) -> str:
     """Which seeds differ between the runs of a cell: "varied: order_seed, training_seed"."""
     varied = [column for column in SEEDS if rows[column].dropna().nunique() > 1]
     return f"varied: {', '.join(varied)}" if varied else "none varied"
+
+
+def _protocol(protocol: Any, tasks: Any) -> str:
+    """LFS-10; B10-C2 alone, which says how many experiences there are."""
+    shown = text(protocol)
+    return shown.upper() if fixes_tasks(shown) else f"{shown.upper()}-{text(tasks)}"
 
 
 def _sortable(value: Any) -> tuple[bool, float, str]:

@@ -17,6 +17,8 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from strategies.features import targets_array
+
 if TYPE_CHECKING:
     from benchmark.datasets import ImageArrays
     from benchmark.streams import ImageStore
@@ -107,12 +109,12 @@ def centre_crop(images: Tensor, crop_size: int | None) -> Tensor:
 
 @dataclass
 class InMemoryBatches:
-    """Iterates over `[x, y, t]`: x float (B, 3, h, w) in channels_last layout, y labels, t zeros (one task)."""
+    """Iterates over `[x, y, t]`: x float (B, 3, h, w) in channels_last layout, y labels, t zeros (B,) (one task)."""
 
     images: Tensor | np.ndarray  # uint8 (N, H, W, 3)
     rows: np.ndarray  # row of `images` per sample
     visits: int  # samples in one pass
-    labels: Tensor
+    labels: Tensor  # (N,) or, of a multi-label dataset, (N, C)
     batch_size: int
     augment: Augment
     order: Callable[[], Tensor]
@@ -146,7 +148,7 @@ class InMemoryBatches:
             batch = self.augment(torch.as_tensor(pixels).to(self.device), self.generator)
             x = batch.float().mul_(self.scale).sub_(self.offset).permute(0, 3, 1, 2)
             y = self.labels[chosen].to(self.device)
-            yield [x, y, torch.zeros_like(y)]
+            yield [x, y, torch.zeros(len(y), dtype=torch.long, device=self.device)]
 
 
 class ArrayLoader:
@@ -191,7 +193,7 @@ class ArrayLoader:
                 return DataLoader(dataset, batch_size, sampler=sampler)
             return DataLoader(dataset, batch_size, shuffle=train, generator=generator)
         generator = generator or torch.Generator()
-        index, labels = attribute_array(dataset.sample_index), attribute_array(dataset.targets)
+        index, labels = attribute_array(dataset.sample_index), trimmed(targets_array(dataset))
         source, rows = self._source(index)
         n = len(index) if sampler is None else len(sampler)  # type: ignore[arg-type]
 
@@ -213,6 +215,14 @@ class ArrayLoader:
         if is_test.any() and not is_test.all():
             raise ValueError("A dataset joins training and test images; load them one after the other.")
         return (self.images.test, index - first_test) if is_test.any() else (self.images.train, index)
+
+
+def trimmed(labels: np.ndarray) -> np.ndarray:
+    """Annotations (N, K) without the last columns that no image annotates: classes still to come. Class ids stay."""
+    if labels.ndim == 1:
+        return labels
+    known = np.flatnonzero((labels >= 0).any(axis=0))
+    return labels[:, : known.max(initial=-1) + 1]
 
 
 def attribute_array(attribute: Iterable[int]) -> np.ndarray:

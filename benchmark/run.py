@@ -178,7 +178,7 @@ def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.Image
 
 def _generated_classes(dataset: DatasetConfig) -> int | None:
     """How many classes to generate, None for datasets that exist."""
-    if dataset.name == "glyphs" and isinstance(dataset.classes, int):
+    if datasets.generated(dataset.name) and isinstance(dataset.classes, int):
         return dataset.classes
     return None
 

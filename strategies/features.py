@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 @dataclass
 class Extracted:
-    """features (N, d), logits (N, C) and targets (N,), on the strategy's device, in the dataset's order."""
+    """features (N, d), logits (N, C) and targets, (N,) or (N, C), on the strategy's device, in the dataset's order."""
 
     features: Tensor
     logits: Tensor
@@ -67,7 +67,13 @@ def training_batches(
 
 
 def targets_array(dataset: AvalancheDataset) -> np.ndarray:
-    """Labels of a dataset, (N,) int64."""
+    """Labels of a dataset: class ids (N,) int64, or the annotations (N, K) int8 of a multi-label one.
+
+    Annotations: 1 where the image shows the class, 0 where it does not, -1 where nobody said; columns are class ids.
+    """
+    if hasattr(dataset, "annotations"):
+        rows = list(dataset.annotations)
+        return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.int8)
     return np.fromiter((int(label) for label in dataset.targets), dtype=np.int64, count=len(dataset))
 
 
@@ -84,8 +90,10 @@ def with_annotations(dataset: AvalancheDataset, rows: np.ndarray) -> AvalancheDa
 
 
 def class_positions(dataset: AvalancheDataset) -> dict[int, np.ndarray]:
-    """label -> positions of its images in `dataset`, labels ascending."""
+    """label -> positions of its images in `dataset`, labels ascending; several labels may share an image."""
     targets = targets_array(dataset)
+    if targets.ndim == 2:
+        return {int(c): np.flatnonzero(targets[:, c] == 1) for c in np.flatnonzero((targets == 1).any(axis=0))}
     return {int(label): np.flatnonzero(targets == label) for label in np.unique(targets)}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from strategies.features import targets_array
 
 IGNORED = -100  # the position of a class that was never trained: what cross_entropy skips
+UNANNOTATED = -1  # of an image and a class: nobody said whether it is shown
 
 
 class SeenClasses:
@@ -58,7 +59,14 @@ class SeenClasses:
         return self._select(output, self.num_old, self._old_width)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Class ids (B,) -> arrival positions (B,); a class never trained (in evaluation) gets -100: losses skip it."""
+        """Labels of a batch in order of arrival, whatever the ids.
+
+        Class ids (B,) -> arrival positions (B,); a class never trained (in evaluation) gets -100: losses skip it.
+        Annotations (B, any width) -> annotations of the seen classes (B, C_seen); columns that are not there are -1.
+        """
+        if labels.ndim == 2:
+            padded = torch.nn.functional.pad(labels, (0, max(self._width - labels.shape[1], 0)), value=UNANNOTATED)
+            return self._select(padded, self.num_seen, self._width)
         if labels.device not in self._positions:
             positions = torch.full((self._width + 1,), IGNORED)
             positions[self.class_ids] = torch.arange(self.num_seen)

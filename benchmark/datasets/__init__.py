@@ -6,6 +6,7 @@ Each source lives in a module of its own that is imported when one of its datase
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from benchmark.datasets.arrays import ImageArrays
 from benchmark.errors import UserError, did_you_mean
 
-__all__ = ["ImageArrays", "describe", "load", "names"]
+__all__ = ["ImageArrays", "describe", "generated", "load", "names"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ _SOURCES: Mapping[str, _Source] = MappingProxyType(
             "glyphs",
             "classes train_per_class test_per_class resolution seed",
             "characters rendered from matplotlib's fonts, 2 to 10,000 classes, generated",
+        ),
+        "glyph_scenes": _source(
+            "glyph_scenes",
+            "classes train_images test_images rho resolution seed",
+            "several such characters in one image, 12 to 80 labels, long-tailed by rho, generated; multi-label",
         ),
         "cifar10": _source("cifar", "root", "CIFAR-10: pickles, a PNG tree, or downloaded"),
         "cifar100": _source("cifar", "root", "CIFAR-100: pickles, a PNG tree, or downloaded"),
@@ -59,6 +65,11 @@ def describe(name: str) -> str:
     return _get(name).summary
 
 
+def generated(name: str) -> bool:
+    """Whether the dataset's images are made on demand, for any number of classes asked for."""
+    return "classes" in _get(name).options
+
+
 def load(
     name: str,
     root: str | Path | None = None,
@@ -67,6 +78,9 @@ def load(
     test_fraction: float | None = None,
     train_per_class: int | None = None,
     test_per_class: int | None = None,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    rho: float | None = None,
     resolution: int | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
@@ -78,6 +92,7 @@ def load(
     name : one of `names()`
     root : folder that holds the files (required for folder and imagenet_*; where the others look before they download)
     classes, train_per_class, test_per_class : size of a generated set (glyphs)
+    train_images, test_images, rho : size and imbalance of a generated multi-label set (glyph_scenes)
     test_fraction : share of each class's images held out for the test set, in (0, 1), where no split is given
     resolution : side of the stored images in pixels
     seed : of the generated images or of the held-out choice
@@ -95,6 +110,9 @@ def load(
         "test_fraction": test_fraction,
         "train_per_class": train_per_class,
         "test_per_class": test_per_class,
+        "train_images": train_images,
+        "test_images": test_images,
+        "rho": rho,
         "resolution": resolution,
         "seed": seed or None,
     }
@@ -121,6 +139,9 @@ def _check_value(option: str, value: Any) -> None:
     if option == "test_fraction":
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise UserError(f"test_fraction must be a number between 0 and 1 (both excluded), not {value!r}.")
+    elif option == "rho":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
+            raise UserError(f"rho must be a number from 1, not {value!r}.")
     elif option != "root" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         least = "a non-negative integer" if option == "seed" else "a positive integer"
         raise UserError(f"{option} must be {least}, not {value!r}.")

@@ -20,7 +20,7 @@ class ImageArrays:
     ----------
     name : the name it was loaded by
     train_images, test_images : uint8 (N, H, W, 3), C-contiguous
-    train_labels, test_labels : int64 (N,), values 0 .. K-1
+    train_labels, test_labels : int64 (N,), values 0 .. K-1; of a multi-label set uint8 (N, K) of 0 and 1
     class_names : K names, by label
     mean, std : per channel, of pixels scaled to [0, 1]
     flip : whether a horizontal flip keeps the label
@@ -42,6 +42,11 @@ class ImageArrays:
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
+
+    @property
+    def task_kind(self) -> str:
+        """Labels an image has: "single" or "multi"."""
+        return "single" if self.train_labels.ndim == 1 else "multi"
 
 
 _SAMPLE = 50_000  # images that are read for the statistics, at most

@@ -63,8 +63,8 @@ class CacheWriter:
         return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
     def labels(self, split: str, labels: np.ndarray) -> None:
-        """Store the int64 labels of `split`."""
-        np.save(self.folder / f"{split}_labels.npy", np.asarray(labels, dtype=np.int64))
+        """Store the labels of `split`: class ids (N,) as int64, multi-hot rows (N, K) as uint8."""
+        np.save(self.folder / f"{split}_labels.npy", labels.astype(np.int64 if labels.ndim == 1 else np.uint8))
 
 
 def cached_arrays(

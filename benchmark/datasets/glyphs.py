@@ -115,7 +115,7 @@ def _generate(texts: list[str], counts: dict[str, int], side: int, seed: int, wr
             writer.labels(split, np.repeat(np.arange(len(texts)), count))
             for label, text in enumerate(texts):
                 shapes = torch.cat([masks[:, column[character]] for character in text], dim=-1)  # (F, side, <= side)
-                generator = torch.Generator().manual_seed(_class_seed(seed, split, text))
+                generator = torch.Generator().manual_seed(derived_seed(seed, split, text))
                 for start in range(0, count, _BLOCK):
                     size = min(_BLOCK, count - start)
                     first = label * count + start
@@ -124,8 +124,9 @@ def _generate(texts: list[str], counts: dict[str, int], side: int, seed: int, wr
             images.flush()  # type: ignore[attr-defined]
 
 
-def _class_seed(seed: int, split: str, text: str) -> int:
-    digest = hashlib.sha256(f"{seed}/{split}/{text}".encode()).digest()
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on every part, for torch's generators."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1  # manual_seed takes signed 64 bits
 
 
@@ -151,23 +152,30 @@ def render(shapes: torch.Tensor, count: int, side: int, generator: torch.Generat
     ground_colour, ink_colour = _colours(count, generator)
     images = ground_colour + ink * (ink_colour - ground_colour)
     noise = torch.randn(images.shape, generator=generator)
-    strength = _uniform((count, 1, 1, 1), _NOISE, generator)
+    strength = uniform((count, 1, 1, 1), _NOISE, generator)
     images = (images + strength * noise).clamp_(0, 1).mul_(255).round_()
     return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _poses(count: int, generator: torch.Generator) -> torch.Tensor:
     """Random maps from image to mask coordinates, (count, 2, 3), both in [-1, 1]."""
+    angle = uniform((count,), (-_ROTATION, _ROTATION), generator)
+    scale = uniform((count,), _SCALE, generator)
+    shear = uniform((count,), (-_SHEAR, _SHEAR), generator)
+    stretch = 1 + uniform((count,), (-_STRETCH, _STRETCH), generator)
+    shift = uniform((count, 2), (-_SHIFT, _SHIFT), generator) * (1 - scale)[:, None]
+    return pose_maps(angle, scale, shear, stretch, shift)
+
+
+def pose_maps(
+    angle: torch.Tensor, scale: torch.Tensor, shear: torch.Tensor, stretch: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Maps from image to mask coordinates, (n, 2, 3): the mask is turned, scaled, sheared, moved by `shift` (n, 2)."""
     import torch
 
-    angle = _uniform((count,), (-_ROTATION, _ROTATION), generator)
-    scale = _uniform((count,), _SCALE, generator)
-    shear = _uniform((count,), (-_SHEAR, _SHEAR), generator)
-    stretch = 1 + _uniform((count,), (-_STRETCH, _STRETCH), generator)
-    shift = _uniform((count, 2), (-_SHIFT, _SHIFT), generator) * (1 - scale)[:, None]
     cos, sin = torch.cos(angle), torch.sin(angle)
     rotate = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    one, zero = torch.ones(count), torch.zeros(count)
+    one, zero = torch.ones_like(shear), torch.zeros_like(shear)
     skew = torch.stack([torch.stack([stretch, shear], -1), torch.stack([zero, one], -1)], -2)
     linear = skew @ rotate / scale[:, None, None]
     return torch.cat([linear, -(linear @ shift[..., None])], dim=-1)
@@ -178,12 +186,12 @@ def _colours(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torc
 
     One polarity, as in print: with both, a class of five images is out of reach for a network trained for a minute.
     """
-    dark = _uniform((count,), (0, 1 - _CONTRAST), generator)
-    light = dark + _CONTRAST + _uniform((count,), (0, 1), generator) * (1 - _CONTRAST - dark)
-    return _tint(light, generator), _tint(dark, generator)
+    dark = uniform((count,), (0, 1 - _CONTRAST), generator)
+    light = dark + _CONTRAST + uniform((count,), (0, 1), generator) * (1 - _CONTRAST - dark)
+    return tint(light, generator), tint(dark, generator)
 
 
-def _tint(luminance: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def tint(luminance: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A random colour of that luminance, (count, 3, 1, 1) in [0, 1]."""
     import torch
 
@@ -195,7 +203,8 @@ def _tint(luminance: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return colour[..., None, None]
 
 
-def _uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+def uniform(shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
+    """Numbers of `shape`, evenly distributed within `bounds`."""
     import torch
 
     low, high = bounds

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.errors import UserError, did_you_mean
 from benchmark.streams.foreign import is_avalanche_benchmark, thin_benchmark
 from benchmark.streams.info import StreamInfo, choice_hash
+from benchmark.streams.multilabel import multilabel_benchmark
 from benchmark.streams.order import arrival_order, check_permutation, resolve_labels
 from benchmark.streams.plan import Plan
 from benchmark.streams.ranks import counts_by_class
@@ -36,6 +37,7 @@ def long_tailed_benchmark(
     order_seed: int = 0,
     subset_seed: int = 0,
     rank_seed: int = 0,
+    assignment: str = "overlapping",
     generator: str = "datasets",
 ) -> LongTailedBenchmark:
     """A class-incremental benchmark with a long-tailed training stream and the complete test stream.
@@ -62,6 +64,10 @@ def long_tailed_benchmark(
         (its hold-out is 0.1).
     holdout
         Share of each class's images that is moved to ``valid_stream``.
+    assignment
+        Of multi-label images (labels of two dimensions): ``overlapping`` or ``disjoint`` experiences, see
+        :mod:`benchmark.streams.multilabel`. Such images keep their own label frequencies: the profile must be
+        ``natural``, and `rho`, `max_count` and `ranks` play no part.
     classes
         Keep these classes (labels or names) only.
     generator
@@ -90,6 +96,21 @@ def long_tailed_benchmark(
     if not kept:
         raise UserError("classes is empty: list at least one class, or leave it out to keep all.")
     arrival, sizes = _arrival(protocol, tasks, order, order_seed, kept, data)
+    title = protocol if isinstance(protocol, str) else "custom"
+    if data.train_labels.ndim == 2:
+        _check_natural(data, profile, max_count, compat, generator)
+        return multilabel_benchmark(
+            data,
+            arrival,
+            sizes,
+            protocol=title,
+            assignment=assignment,
+            holdout=holdout,
+            subset=subset,
+            subset_seed=subset_seed,
+        )
+    if assignment != "overlapping":
+        raise UserError(f"assignment is for multi-label images; those of {data.name} have one label each.")
     available = rows_by_class(data.train_labels, sorted(data.class_names))
     tests = rows_by_class(data.test_labels, kept)
     _check_images(data, kept, available, "training images")
@@ -107,7 +128,7 @@ def long_tailed_benchmark(
     plan = Plan(data, arrival, sizes)
     info = StreamInfo(
         dataset=data.name,
-        protocol=protocol if isinstance(protocol, str) else "custom",
+        protocol=title,
         tasks=len(sizes),
         sizes=tuple(sizes),
         class_order=tuple(arrival),
@@ -150,10 +171,21 @@ def _arrival(
         if sum(sizes) != len(kept):
             raise UserError(f"The sizes in protocol add up to {sum(sizes)} classes, but {len(kept)} are kept.")
     else:
-        raise UserError("protocol must be lfs, lfh, single, a list of sizes, or a list of lists of classes.")
+        raise UserError("protocol must be lfs, lfh, single, Bi-Cj, a list of sizes, or a list of lists of classes.")
     if min(sizes) < 1:
         raise UserError(f"protocol leaves experience {sizes.index(min(sizes))} without classes.")
     return arrival, sizes
+
+
+def _check_natural(data: Source, profile: Any, max_count: int | None, compat: str | None, generator: str) -> None:
+    """UserError for a setting that multi-label images cannot follow."""
+    if profile != "natural":
+        raise UserError(
+            f"profile must be natural for {data.name}: multi-label images keep their own label frequencies "
+            "(glyph_scenes makes a long tail itself, with dataset.rho)."
+        )
+    if max_count is not None or compat is not None or generator != "datasets":
+        raise UserError(f"max_count, compat and generator cannot be set for {data.name}: its images have many labels.")
 
 
 def _check_images(data: Source, kept: Sequence[int], rows: Rows, what: str) -> None:

@@ -60,6 +60,19 @@ class RelabelledRows(Dataset[tuple[Any, int]]):
         return self.dataset[self.rows[place]][0], self.targets[place]
 
 
+class WithoutTargets(Dataset[tuple[Any]]):
+    """The items of a dataset without their labels, which come from an attribute that may change."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> tuple[Any]:
+        return (self.dataset[place][0],)
+
+
 def transform_groups(arrays: Any) -> dict[str, tuple[Any, None]]:
     """Avalanche's ``train`` and ``eval`` transforms from uint8 (3, H, W) to normalised float, for an ImageArrays.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ class StreamInfo:
     `class_order` holds the original label of each arrival column. `profile_counts` are the training images before any
     hold-out (the frequency groups are defined on them), `train_counts` those that are left, `valid_counts` those held
     out. `tasks` is the number of experiences, the base included. `sha256` is a hash of the images chosen.
+
+    Of multi-label images the counts are positives: images that show the class and, in training, are annotated for it.
+    `train_images` then holds the images of each experience; None where every image has one label.
     """
 
     dataset: str
@@ -35,6 +38,7 @@ class StreamInfo:
     valid_counts: tuple[int, ...]
     test_counts: tuple[int, ...]
     sha256: str
+    train_images: tuple[int, ...] | None = None
 
     def columns(self) -> Iterator[range]:
         """The arrival columns of each experience."""
@@ -44,13 +48,15 @@ class StreamInfo:
             begin += size
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain lists, numbers and strings; what is None is left out."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StreamInfo:
         """The inverse of :meth:`to_json`; keys it does not know are left aside."""
-        known: dict[str, Any] = {field.name: record[field.name] for field in fields(cls)}
+        wanted = [field.name for field in fields(cls) if field.name in record or field.default is MISSING]
+        known: dict[str, Any] = {name: record[name] for name in wanted}
         for name, value in known.items():
             known[name] = tuple(value) if isinstance(value, list) else value
         return cls(**known)
@@ -68,25 +74,29 @@ def stream_table(info: StreamInfo) -> Table:
     from rich.text import Text
 
     table = Table(title=f"{info.dataset}, {info.protocol}, {info.tasks} experiences", show_footer=True)
-    whole = _cells(info, range(sum(info.sizes)))
+    whole = _cells(info, range(sum(info.sizes)), info.train_images or ())
     table.add_column("#", "all", justify="right", no_wrap=True)
     for title, total in whole.items():
         table.add_column(title, total, justify="right", no_wrap=True)
     table.add_column("names")  # the one column that rich may narrow; its cells then end in an ellipsis
     for number, columns in enumerate(info.columns()):
         names = shorten([info.class_names[column] for column in columns])
-        table.add_row(str(number), *_cells(info, columns).values(), Text(names, no_wrap=True, overflow="ellipsis"))
+        images = info.train_images[number : number + 1] if info.train_images else ()
+        table.add_row(
+            str(number), *_cells(info, columns, images).values(), Text(names, no_wrap=True, overflow="ellipsis")
+        )
     return table
 
 
-def _cells(info: StreamInfo, columns: range) -> dict[str, str]:
-    """Title and value of the table's numbers, over some arrival columns."""
+def _cells(info: StreamInfo, columns: range, images: Sequence[int]) -> dict[str, str]:
+    """Title and value of the table's numbers, over some arrival columns; `images` of multi-label experiences."""
     part = slice(columns.start, columns.stop)
     counts = info.profile_counts[part]
     held_out = {"held out": f"{sum(info.valid_counts[part]):,}"} if any(info.valid_counts) else {}
     return {
         "classes": str(len(columns)),
-        "train": f"{sum(info.train_counts[part]):,}",
+        **({"images": f"{sum(images):,}"} if images else {}),
+        "positives" if images else "train": f"{sum(info.train_counts[part]):,}",
         **held_out,
         "largest": str(max(counts)),
         "smallest": str(min(counts)),

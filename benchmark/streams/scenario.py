@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from avalanche.benchmarks.scenarios import DatasetExperience
@@ -12,6 +11,7 @@ from avalanche.benchmarks.utils.data_attribute import has_task_labels
 
 from benchmark.streams.images import ImageStore
 from benchmark.streams.info import StreamInfo
+from strategies.features import class_positions
 
 
 class StreamExperience(DatasetExperience):
@@ -29,10 +29,10 @@ class StreamExperience(DatasetExperience):
     def __init__(self, dataset: AvalancheDataset, classes: Sequence[int], timeline: Sequence[int]) -> None:
         """`timeline` holds the classes of the whole stream in order of arrival, `classes` are this experience's."""
         super().__init__(dataset=dataset)
-        counts = Counter(int(label) for label in dataset.targets)
+        positions = class_positions(dataset)
         begin = timeline.index(classes[0])
         end = begin + len(classes)
-        self.class_counts = {label: counts[label] for label in classes}
+        self.class_counts = {label: len(positions.get(label, ())) for label in classes}
         self.classes_in_this_experience = list(classes)
         self.previous_classes = list(timeline[:begin])
         self.classes_seen_so_far = list(timeline[:end])

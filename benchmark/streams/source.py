@@ -10,21 +10,28 @@ from typing import Any, Protocol
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.benchmarks.utils.data_attribute import DataAttribute, TaskLabels
+from avalanche.benchmarks.utils.transform_groups import TransformGroups
 
 from benchmark.errors import UserError
-from benchmark.streams.images import ImageStore, RelabelledRows, StoredImages, transform_groups
+from benchmark.streams.images import ImageStore, RelabelledRows, StoredImages, WithoutTargets, transform_groups
 
 
 class MakeDataset(Protocol):
-    """Makes the AvalancheDataset of some rows; `group` is the transform group it starts with."""
+    """Makes the AvalancheDataset of some rows; `group` is the transform group it starts with.
 
-    def __call__(self, rows: Sequence[int], targets: Sequence[int], *, test: bool, group: str) -> AvalancheDataset: ...
+    `targets` are arrival labels (n,) or, of a multi-label source, annotations (n, K).
+    """
+
+    def __call__(self, rows: Sequence[int], targets: Any, *, test: bool, group: str) -> AvalancheDataset: ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labels (N,) and (M,) of the training and test images, a name for each label, and how rows become a dataset."""
+    """Labels of the training and test images, a name for each label, and how rows become a dataset.
+
+    Labels are class ids, (N,) and (M,) int64, or multi-hot rows of 0 and 1, (N, K) and (M, K) uint8.
+    """
 
     name: str
     train_labels: np.ndarray
@@ -48,14 +55,26 @@ def as_source(source: Any) -> Source:
 
 def _from_arrays(arrays: Any) -> Source:
     store = ImageStore(arrays.train_images, arrays.test_images)
+    train_labels, test_labels = _labels(arrays.train_labels), _labels(arrays.test_labels)
+    make = _stored_dataset if train_labels.ndim == 1 else _annotated_dataset
     return Source(
         name=arrays.name,
-        train_labels=np.asarray(arrays.train_labels, dtype=np.int64),
-        test_labels=np.asarray(arrays.test_labels, dtype=np.int64),
+        train_labels=train_labels,
+        test_labels=test_labels,
         class_names=dict(enumerate(map(str, arrays.class_names))),
         images=store,
-        dataset=partial(_stored_dataset, store, transform_groups(arrays)),
+        dataset=partial(make, store, transform_groups(arrays)),
     )
+
+
+def _labels(labels: Any) -> np.ndarray:
+    """Class ids as int64; multi-hot rows as uint8, checked."""
+    array = np.asarray(labels)
+    if array.ndim == 1:
+        return array.astype(np.int64, copy=False)
+    if not np.isin(array, (0, 1)).all():
+        raise UserError("The labels of a multi-label dataset must be rows of 0 and 1.")
+    return array.astype(np.uint8, copy=False)
 
 
 def _from_pair(train: Any, test: Any) -> Source:
@@ -101,6 +120,29 @@ def _stored_dataset(
         targets=list(targets),
     )
     return dataset.update_data_attribute("sample_index", DataAttribute(index, "sample_index"))
+
+
+def _annotated_dataset(
+    store: ImageStore,
+    groups: dict[str, tuple[Any, None]],
+    rows: Sequence[int],
+    annotations: np.ndarray,
+    *,
+    test: bool,
+    group: str,
+) -> AvalancheDataset:
+    """Multi-label images; `annotations` is an attribute that Avalanche puts into every item, in the label's place."""
+    offset = len(store.train) if test else 0
+    index = [row + offset for row in rows]
+    return AvalancheDataset(
+        [WithoutTargets(StoredImages(store, index, index))],
+        transform_groups=TransformGroups(groups, current_group=group),
+        data_attributes=[
+            DataAttribute(annotations, "annotations", use_in_getitem=True),
+            TaskLabels([0] * len(index)),
+            DataAttribute(index, "sample_index"),
+        ],
+    )
 
 
 def _torch_dataset(
