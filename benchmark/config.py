@@ -371,7 +371,16 @@ def check_names(run: RunConfig) -> None:
 def check(run: RunConfig) -> Any:
     """Checks of one run that need no data; returns its recipe. Raises UserError."""
     check_names(run)
+    from benchmark import datasets
+
     recipe = build_recipe(run.strategy)
+    kind = datasets.task_kind(run.dataset.name)
+    if recipe.task_kind != kind:
+        wanted = {"single": "one label", "multi": "several labels"}
+        raise UserError(
+            f'Strategy "{run.strategy.name}" learns from images with {wanted[recipe.task_kind]} each, dataset '
+            f'"{run.dataset.name}" has {wanted[kind]} each: choose a dataset or a strategy of the other kind.'
+        )
     if recipe.requires_memory and run.memory.budget == 0:
         raise UserError(f'Strategy "{run.strategy.name}" needs exemplars: memory.budget is 0, it must be 1 or more.')
     return recipe

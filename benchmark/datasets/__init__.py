@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.datasets.arrays import ImageArrays
 from benchmark.errors import UserError, did_you_mean
 
-__all__ = ["ImageArrays", "describe", "generated", "load", "names"]
+__all__ = ["ImageArrays", "describe", "generated", "load", "names", "task_kind"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class _Source:
     module: str
     options: frozenset[str]  # the optional arguments of `load` that its module takes
     summary: str
+    task_kind: str
 
 
-def _source(module: str, options: str, summary: str) -> _Source:
-    return _Source(f"benchmark.datasets.{module}", frozenset(options.split()), summary)
+def _source(module: str, options: str, summary: str, task_kind: str = "single") -> _Source:
+    return _Source(f"benchmark.datasets.{module}", frozenset(options.split()), summary, task_kind)
 
 
 _SOURCES: Mapping[str, _Source] = MappingProxyType(
@@ -42,6 +43,7 @@ _SOURCES: Mapping[str, _Source] = MappingProxyType(
             "glyph_scenes",
             "classes train_images test_images rho resolution seed",
             "several such characters in one image, 12 to 80 labels, long-tailed by rho, generated; multi-label",
+            "multi",
         ),
         "cifar10": _source("cifar", "root", "CIFAR-10: pickles, a PNG tree, or downloaded"),
         "cifar100": _source("cifar", "root", "CIFAR-100: pickles, a PNG tree, or downloaded"),
@@ -68,6 +70,11 @@ def describe(name: str) -> str:
 def generated(name: str) -> bool:
     """Whether the dataset's images are made on demand, for any number of classes asked for."""
     return "classes" in _get(name).options
+
+
+def task_kind(name: str) -> str:
+    """Labels an image of the dataset has, "single" or "multi", without loading it."""
+    return _get(name).task_kind
 
 
 def load(

@@ -40,6 +40,11 @@ class StreamInfo:
     sha256: str
     train_images: tuple[int, ...] | None = None
 
+    @property
+    def task_kind(self) -> str:
+        """Labels an image has: "single" or "multi"."""
+        return "single" if self.train_images is None else "multi"
+
     def columns(self) -> Iterator[range]:
         """The arrival columns of each experience."""
         begin = 0

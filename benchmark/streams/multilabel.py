@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.streams.info import StreamInfo, choice_hash
@@ -143,7 +144,11 @@ def _counts(positives: np.ndarray) -> tuple[int, ...]:
 def _dataset(
     data: Source, rows: list[int], truth: np.ndarray, annotated: Sequence[int], group: str, test: bool = False
 ) -> AvalancheDataset:
-    """The images `rows`, annotated in the columns `annotated` only."""
+    """The images `rows`, annotated in the columns `annotated` only.
+
+    Attribute `truth` holds their complete labels: for bounds (joint training, oracle memory) and for what is measured.
+    """
     annotations = np.full((len(rows), truth.shape[1]), UNANNOTATED, dtype=np.int8)
     annotations[:, annotated] = truth[np.ix_(rows, annotated)]
-    return data.dataset(rows, annotations, test=test, group=group)
+    dataset = data.dataset(rows, annotations, test=test, group=group)
+    return dataset.update_data_attribute("truth", DataAttribute(truth[rows].astype(np.int8), "truth"))
