@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import platform
-import resource
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from avalanche.core import BasePlugin
 
-from benchmark import checkpoint, datasets, models
+from benchmark import checkpoint, cost, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
 from benchmark.interruption import StopRequest
@@ -113,7 +112,8 @@ def execute(
             stop.check()
             learner.on_epoch = _reporter(progress, t, len(experiences), saver)
             learner.train(experience, eval_streams=[])
-            trained = saver.seconds
+            trained, passed = saver.seconds, learner.model.compute.forward
+            costs = cost.of_training(learner, saver.steps, trained, arrays.train_images[0].nbytes)
             record, confusion = evaluate(learner, benchmark, t)
             _write_confusion(folder.confusion_of(t), confusion)
             folder.confirm()
@@ -122,7 +122,8 @@ def execute(
             for observer in observers:
                 append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
             folder.note(_line(record, learner, len(experiences), trained))
-            append_jsonl(folder.cost, _cost(t, trained, saver.seconds - trained, learner))
+            costs |= cost.of_evaluation(learner, saver.seconds - trained, passed)
+            append_jsonl(folder.cost, {"experience": t, **costs})
             saver.end(learner.state_dict())
         folder.confirm()
         write_json(folder.result, result(run, benchmark, records))
@@ -350,16 +351,6 @@ def _line(record: dict[str, Any], learner: IncrementalLearner, experiences: int,
         f"experience {record['experience'] + 1}/{experiences}: {images} images in {seconds:.1f} s ({rate:.0f}/s), "
         f"memory {sum(record['memory_held'])}, accuracy {accuracies}"
     )
-
-
-def _cost(t: int, train_seconds: float, eval_seconds: float, learner: IncrementalLearner) -> dict[str, Any]:
-    return {
-        "experience": t,
-        "train_seconds": round(train_seconds, 3),
-        "eval_seconds": round(eval_seconds, 3),
-        "images_trained": learner.images_trained,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
 
 
 def _write_confusion(path: Path, confusions: dict[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.compute import Compute
 from strategies.heads import GrowingHead
 from strategies.losses import full_precision
 
@@ -20,6 +21,7 @@ class IncrementalNetwork(nn.Module):
     The head always runs in full precision, whatever autocast the backbone runs under: 1/100-scale logit gradients of
     rare classes vanish in bfloat16. `last_features` holds the features (B, d) of the latest forward pass, with their
     graph, for the losses that work on features; after `keep_maps()`, `last_maps` holds the backbone's stage maps too.
+    `compute` counts the images that passed, through this network and the teachers copied from it.
     """
 
     def __init__(self, backbone: nn.Module, head: GrowingHead) -> None:
@@ -28,6 +30,8 @@ class IncrementalNetwork(nn.Module):
         self.head = head
         self.last_features: Tensor | None = None
         self.last_maps: list[Tensor] | None = None
+        self.compute = Compute()
+        self._is_copy = False
         self._keeps_maps = False
         self._compiled: Callable[[Tensor], Any] | None = None
         self._compiled_batch = 0
@@ -36,7 +40,7 @@ class IncrementalNetwork(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> features (B, d), at least float32."""
         if not self._keeps_maps:
-            return full_precision(self._run_backbone(x))
+            return self._counted(self._run_backbone(x))
         maps, features = self.maps_and_features(x)
         if self.backbone.training:
             self.last_maps = maps
@@ -64,7 +68,11 @@ class IncrementalNetwork(nn.Module):
         """Images (B, 3, H, W) -> the pre-ReLU maps (B, c, h, w) of every stage, and the features (B, d)."""
         backbone: Any = self.backbone
         maps, features = self._run_backbone(x) if self._keeps_maps else backbone.forward_maps(x)
-        return maps, full_precision(features)
+        return maps, self._counted(features)
+
+    def _counted(self, features: Tensor) -> Tensor:
+        self.compute.count(len(features), backward=features.requires_grad, teacher=self._is_copy)
+        return full_precision(features)
 
     def compile_backbone(self, batch_size: int) -> None:
         """Compile the backbone for full training batches. The head grows and last batches vary: they run eagerly."""
@@ -109,6 +117,7 @@ class IncrementalNetwork(nn.Module):
         clone.backbone = copy.deepcopy(self.backbone, memo)
         clone.head = copy.deepcopy(self.head, memo)
         clone.last_features = clone.last_maps = None
+        clone.compute, clone._is_copy = self.compute, True
         clone._keeps_maps = self._keeps_maps
         clone._compiled, clone._compiled_batch = None, 0
         clone._initial_backbone = self._initial_backbone

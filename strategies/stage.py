@@ -152,6 +152,8 @@ class Stage:
                     optimizer.step()
                     if hasattr(strategy, "on_stage_step"):
                         strategy.on_stage_step()
+                    if hasattr(strategy.model, "compute"):
+                        strategy.model.compute.stage_steps += 1
             optimizer.zero_grad(set_to_none=True)
         return batches.images_passed
 

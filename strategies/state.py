@@ -62,6 +62,7 @@ class ResumableState:
             "epoch": self.epoch,
             "batch": self.batch,
             "images_trained": self.images_trained,
+            "compute": self.model.compute.state_dict(),
             "loss_sum": self._loss_sum,
             "epoch_start": self._epoch_start,
             "random": self._random_state(),
@@ -98,6 +99,7 @@ class ResumableState:
         self._load_values(progress)
         self.optimizer.load_state_dict(progress["optimizer"])
         self.epoch, self.batch, self.images_trained = (progress[key] for key in ("epoch", "batch", "images_trained"))
+        self.model.compute.load_state_dict(progress["compute"])
         self._loss_sum = progress["loss_sum"].to(self.device)
         self._set_random_state(progress["random"])
 

@@ -108,6 +108,7 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
         torch.manual_seed(seed)  # new head rows
         self.generator.manual_seed(seed)  # batches and augmentation
         self.epoch = self.batch = self.images_trained = 0
+        self.model.compute.reset()
         super()._before_training_exp(**kwargs)
 
     def _train_exp(self, experience: Any, eval_streams: Any, **kwargs: Any) -> None:
