@@ -30,9 +30,7 @@ def test_replay_trains_on_new_and_stored_images_and_passes_new_ones_again_to_cho
     assert column(folder, "backward_images") == trained == column(folder, "images_trained")
     assert column(folder, "forward_images") == [t + n for t, n in zip(trained, new, strict=True)]
     assert column(folder, "teacher_images") == column(folder, "teacher_bytes") == [0, 0, 0]
-    assert column(folder, "steps") == [
-        EPOCHS * -(-(n + held) // BATCH) for n, held in zip(new, HELD, strict=True)
-    ]
+    assert column(folder, "steps") == [EPOCHS * -(-(n + held) // BATCH) for n, held in zip(new, HELD, strict=True)]
     assert column(folder, "exemplar_bytes") == [3 * classes * PIXELS for classes in (2, 4, 6)]
     tests = read_json(folder.stream)["test_counts"]
     assert column(folder, "eval_images") == [sum(tests[:classes]) for classes in (2, 4, 6)]

@@ -24,6 +24,8 @@ from strategies.replay import Replay
 
 LOOKS = (3, 6, 5, 9, 4, 7)  # steps between kills: all of the small run's epochs, batches and boundaries see some
 
+FEWER_KILLS = {"gdumb": 4, "ncm": 3}  # methods of fewer steps
+
 
 def every_step(strategy: str = "replay", **changes: Any) -> RunConfig:
     """The small run with a checkpoint after every step, and diagnostics."""
@@ -44,7 +46,7 @@ def test_killed_runs_end_as_if_they_had_not_been(strategy: str, tmp_path: Path) 
     """Six kills: inside epochs and between them, inside stages, and between experiences."""
     wanted = every_step(strategy)
     folder = RunFolder(tmp_path / "killed")
-    assert chop(wanted, folder, LOOKS) == len(LOOKS)
+    assert chop(wanted, folder, LOOKS) == FEWER_KILLS.get(strategy, len(LOOKS))
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
     assert [cost["experience"] for cost in read_jsonl(folder.cost)] == [0, 1, 2]
     assert not folder.checkpoints.exists()
