@@ -28,8 +28,8 @@ def of_training(learner: IncrementalLearner, steps: int, seconds: float, image_b
 
     Returns
     -------
-    train_seconds; images_trained: batches' images, replayed ones included; forward_images, of which backward_images went
-    back as well and teacher_images went through an old network; steps, of which stage_steps in second stages;
+    train_seconds; images_trained: batches' images, replayed ones included; forward_images, of which backward_images
+    went back as well and teacher_images went through an old network; steps, of which stage_steps in second stages;
     parameters of the network; model_bytes, teacher_bytes (old networks), exemplar_bytes (at one byte a value) and
     state_bytes (everything else that plugins carry on) as stored at the experience's end.
     """

@@ -95,11 +95,13 @@ def run_sweep(
 
 
 def write_tables(directory: Path) -> None:
-    """summary.csv, curves.csv and tables/ of a results folder; prints the main table."""
+    """summary.csv, curves.csv, cost.csv and tables/ of a results folder; prints the main table."""
+    from benchmark.accounting import write_costs
     from benchmark.summary import write_summary
     from benchmark.tables import print_main_table, write_all_tables
 
     summary, _ = write_summary(directory)
+    write_costs(directory, summary)
     if len(summary):
         write_all_tables(directory, summary)
         print_main_table(directory, summary)

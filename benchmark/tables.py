@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import comparisons
+from benchmark import accounting, comparisons
 from benchmark.cells import (
     AVERAGE,
     CLASS_MEAN,
@@ -224,6 +224,8 @@ TABLES: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
     "old_new": _old_new,
     "class_mean": _class_mean,
     "memory": _memory,
+    "cost": accounting.cost_table,
+    "matched_cost": accounting.matched_table,
     "ranks": lambda summary, order: comparisons.ranks_table(summary),
     "variance": lambda summary, order: comparisons.variance_table(summary),
 }
