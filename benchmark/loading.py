@@ -166,7 +166,7 @@ class ArrayLoader:
     ) -> None:
         self.images = images
         self.device = torch.device(device)
-        self.cached: tuple[AvalancheDataset, np.ndarray, Tensor] | None = None
+        self.augments = augmentation != "none"
         if arrays is not None:
             self.augment = make_augment(augmentation, arrays.flip, arrays.crop_size)
             self.plain = make_augment("none", False, arrays.crop_size)

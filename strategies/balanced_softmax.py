@@ -18,6 +18,7 @@ from strategies.criterion import BalancedSoftmax
 from strategies.heads import LinearHead
 from strategies.icarl import ICaRL
 from strategies.lucir import LUCIR
+from strategies.podnet import PooledOutputs, ProxyHead
 from strategies.recipe import Context, Parts, Recipe
 
 REFERENCE = "Jodelet et al., Balanced softmax cross-entropy for incremental learning, ICANN 2021"
@@ -60,3 +61,14 @@ class ICaRLBalancedSoftmax(ICaRL):
         parts = super().build(context)
         parts.criterion = BalancedSoftmax()
         return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PODNetBalancedSoftmax(PooledOutputs):
+    """PODNet with balanced softmax of eta times the class similarities, and without the balanced finetuning."""
+
+    name: ClassVar[str] = "podnet_bsce"
+    reference: ClassVar[str] = REFERENCE
+
+    def criterion(self, head: ProxyHead) -> BalancedSoftmax:
+        return BalancedSoftmax()

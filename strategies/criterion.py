@@ -78,7 +78,11 @@ class BalancedSoftmax(SeenCrossEntropy):
         self.counts.update(strategy)
         self._set_prior(strategy.device)
 
+    def counted(self) -> Tensor:
+        """(C_seen,) the images per class that the prior is taken from."""
+        return self.counts.available
+
     def _set_prior(self, device: torch.device) -> None:
-        available = self.counts.available.double()
-        log_prior = (available / available.sum().clamp_min(1)).log()
+        images = self.counted().double()
+        log_prior = (images / images.sum().clamp_min(1)).log()
         self._log_prior = (log_prior.float() if device.type == "mps" else log_prior).to(device)  # mps has no float64

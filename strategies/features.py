@@ -66,6 +66,11 @@ def training_batches(
     return DataLoader(dataset.train(), batch_size=batch_size, **shuffled)
 
 
+def augments(strategy: Any, dataset: AvalancheDataset) -> bool:
+    """False where training batches of `dataset` are known to hold the images as they are."""
+    return getattr(getattr(strategy, "loader", None), "augments", True) or not hasattr(dataset, "sample_index")
+
+
 def targets_array(dataset: AvalancheDataset) -> np.ndarray:
     """Labels of a dataset: class ids (N,) int64, or the annotations (N, K) int8 of a multi-label one.
 

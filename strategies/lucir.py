@@ -34,25 +34,12 @@ def imprinted_weight(features: Tensor, mean_old_norm: Tensor) -> Tensor:
     return normalize(normalize(features, dim=1).mean(dim=0), dim=0) * mean_old_norm
 
 
-class LessForgetPlugin(TeacherPlugin):
-    """Imprinting, L_dis^G and L_mr of LUCIR.
+class ImprintingPlugin(TeacherPlugin):
+    """Starts the rows of new classes at their class means if `imprint`; base of LUCIR's distillation losses."""
 
-    Parameters
-    ----------
-    lambda_base : weight of the less-forget constraint, times sqrt(C_o / C_n) if `adaptive`.
-    margin, k : margin and number of hardest new classes of the ranking loss; margin None leaves that loss out.
-    imprint : start new rows at their class means.
-    """
-
-    def __init__(self, lambda_base: float, adaptive: bool, margin: float | None, k: int, imprint: bool) -> None:
+    def __init__(self, imprint: bool) -> None:
         super().__init__()
-        self.lambda_base, self.adaptive, self.margin, self.k, self.imprint = lambda_base, adaptive, margin, k, imprint
-
-    @property
-    def weight(self) -> float:
-        """lambda of the current experience."""
-        num_old, num_new = self.seen.num_old, self.seen.num_seen - self.seen.num_old
-        return self.lambda_base * (math.sqrt(num_old / num_new) if self.adaptive else 1.0)
+        self.imprint = imprint
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy)
@@ -67,15 +54,38 @@ class LessForgetPlugin(TeacherPlugin):
         for label, positions in class_positions(dataset).items():
             head.new[head.new_columns.index(label)] = imprinted_weight(features[positions], mean_old_norm)
 
+
+class LessForgetPlugin(ImprintingPlugin):
+    """Imprinting, L_dis^G and L_mr of LUCIR.
+
+    Parameters
+    ----------
+    lambda_base : weight of the less-forget constraint, times sqrt(C_o / C_n) if `adaptive`.
+    margin, k : margin and number of hardest new classes of the ranking loss; margin None leaves that loss out.
+    imprint : start new rows at their class means.
+    """
+
+    def __init__(self, lambda_base: float, adaptive: bool, margin: float | None, k: int, imprint: bool) -> None:
+        super().__init__(imprint)
+        self.lambda_base, self.adaptive, self.margin, self.k = lambda_base, adaptive, margin, k
+
+    @property
+    def weight(self) -> float:
+        """lambda of the current experience."""
+        num_old, num_new = self.seen.num_old, self.seen.num_seen - self.seen.num_old
+        return self.lambda_base * (math.sqrt(num_old / num_new) if self.adaptive else 1.0)
+
     def combine(self, strategy: Any, loss: Tensor) -> Tensor:
         features = strategy.model.last_features
         teacher_features, _ = self.teacher_outputs(strategy)
         loss = loss + self.weight * less_forget_loss(features, teacher_features)
-        if self.margin is None:
-            return loss
+        return loss if self.margin is None else loss + self.separation(strategy, features, strategy.mb_y)
+
+    def separation(self, strategy: Any, features: Tensor, labels: Tensor) -> Tensor:
+        """L_mr of features (B, d) and class ids (B,), on unscaled cosines; for a margin that is not None."""
+        assert self.margin is not None
         cosines = self.seen.logits(full_precision(strategy.model.head.cosines(features)))
-        targets = self.seen.targets(strategy.mb_y)
-        return loss + margin_ranking_loss(cosines, targets, self.seen.num_old, self.k, self.margin)
+        return margin_ranking_loss(cosines, self.seen.targets(labels), self.seen.num_old, self.k, self.margin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,10 @@ class LUCIR(Recipe):
 
     def build(self, context: Context) -> Parts:
         memory = context.exemplars()
+        constraint = LessForgetPlugin(self.lambda_base, self.adaptive, self.margin, self.k, self.imprint)
         return Parts(
             head=CosineHead(context.num_features, freeze_old=True),
             criterion=SeenCrossEntropy(),
-            plugins=[
-                memory,
-                LessForgetPlugin(self.lambda_base, self.adaptive, self.margin, self.k, self.imprint),
-            ],
+            plugins=[memory, constraint],
             classifiers=[HeadClassifier(), NearestMeanClassifier(memory)],
         )

@@ -3,7 +3,7 @@
 A stage trains some parameters, on batches of its own, with a loss of its own. Its batches are one of
 
 - `CachedFeatures`: the frozen backbone's features of un-augmented images, computed once for all epochs;
-- `FreshFeatures`: its features of augmented images, computed anew in every epoch;
+- `FreshFeatures`: its features of augmented images, computed anew in every epoch where there is augmentation;
 - `Images`: augmented images, for a stage that trains the backbone as well.
 
 A stage starts from the state at its beginning and draws every random number from the generator it is given, so that
@@ -23,7 +23,7 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from strategies.features import extract_features, targets_array, training_batches
+from strategies.features import Extracted, augments, extract_features, targets_array, training_batches
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.teacher import autocast_of
@@ -79,16 +79,36 @@ class Images:
         self.images_passed = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        sampler = self.order(self.targets, self.generator) if self.order else None
-        for x, y, *_ in training_batches(self.strategy, self.dataset, self.batch_size, self.generator, sampler):
+        loader = training_batches(self.strategy, self.dataset, self.batch_size, self.generator, self._sampler())
+        for x, y, *_ in loader:
             self.images_passed += len(y)
             yield x.to(self.strategy.device), y.to(self.strategy.device)
 
+    def _sampler(self) -> Sequence[int] | None:
+        return self.order(self.targets, self.generator) if self.order else None
+
 
 class FreshFeatures(Images):
-    """Like `Images`, but the frozen backbone's (features (B, d), targets (B,)) of them, in eval mode, without graph."""
+    """Like `Images`, but the frozen backbone's (features (B, d), targets (B,)) of them, in eval mode, without graph.
+
+    Without augmentation every epoch would see the same features: they are computed once.
+    """
+
+    def __init__(self, strategy: Any, dataset: AvalancheDataset, *args: Any, **kwargs: Any) -> None:
+        super().__init__(strategy, dataset, *args, **kwargs)
+        self.cached = None if augments(strategy, dataset) else extract_features(strategy, dataset)
+        self.images_passed = len(self.targets) if self.cached else 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self._cached(self.cached) if self.cached else self._fresh()
+
+    def _cached(self, extracted: Extracted) -> Iterator[tuple[Tensor, ...]]:
+        sampled = self._sampler()
+        order = torch.randperm(len(self.targets), generator=self.generator) if sampled is None else sampled
+        for batch in torch.as_tensor(order).to(extracted.targets.device).split(self.batch_size):
+            yield extracted.features[batch], extracted.targets[batch]
+
+    def _fresh(self) -> Iterator[tuple[Tensor, ...]]:
         model = self.strategy.model
         model.backbone.eval()
         try:

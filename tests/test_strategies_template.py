@@ -305,22 +305,57 @@ def test_a_stage_may_train_the_whole_network_and_repeats_from_its_beginning() ->
     assert differences(after, learner.model.state_dict())
 
 
-def test_features_of_a_frozen_backbone_are_the_same_fresh_or_cached() -> None:
-    """There is no augmentation here, so both stages see the same batches; the backbone stays as it is."""
+@pytest.mark.parametrize("augments", [False, True])
+def test_features_of_a_frozen_backbone_are_the_same_fresh_or_cached(augments: bool) -> None:
+    """There is no augmentation here, so that all ways see the same batches; the backbone stays as it is."""
     learner = trained_once()
+    learner.loader.augments = augments  # a loader that says it augments is run in every epoch
     before = copied(learner.model.state_dict())
     stage().run(learner, torch.Generator().manual_seed(0))
     cached = copied(learner.model.state_dict())
     learner.model.load_state_dict(before)
 
     def loss(strategy: Any, features: Tensor, targets: Tensor) -> Tensor:
-        assert not features.requires_grad and not strategy.model.backbone.training and strategy.model.head.training
+        assert not features.requires_grad and strategy.model.head.training
+        assert strategy.model.backbone.training is not augments
         return strategy._criterion(strategy.model.head(features), targets)
 
     images = stage(batches=FreshFeatures, loss=loss).run(learner, torch.Generator().manual_seed(0))
-    assert images == 2 * sum(COUNTS[:3]) and learner.model.backbone.training
+    assert images == (2 if augments else 1) * sum(COUNTS[:3]) and learner.model.backbone.training
     assert differences(before, learner.model.state_dict()) == ["head.linear.bias"]
     assert torch.allclose(learner.model.head.linear.bias, cached["head.linear.bias"], atol=1e-5)
+
+
+def test_augmented_images_are_other_features_in_every_epoch() -> None:
+    learner = trained_once()
+    arrays = Workbench(Finetune()).start(epochs=1).arrays
+    learner.loader = ArrayLoader(learner.loader.images, arrays, "crop")
+    sums: list[float] = []
+
+    def loss(strategy: Any, features: Tensor, targets: Tensor) -> Tensor:
+        sums.append(float(features.double().sum()))
+        return strategy._criterion(strategy.model.head(features), targets)
+
+    everything = stage(batches=FreshFeatures, loss=loss, batch_size=100)
+    everything.run(learner, torch.Generator().manual_seed(0))
+    everything.run(learner, torch.Generator().manual_seed(0))
+    assert len(sums) == 4 and sums[0] != pytest.approx(sums[1], rel=1e-4) and sums[:2] == sums[2:]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_features_come_in_the_order_a_stage_is_given(cached: bool) -> None:
+    learner, visited = trained_once(), []
+    learner.loader.augments = not cached
+
+    def loss(strategy: Any, features: Tensor, targets: Tensor) -> Tensor:
+        visited.extend(targets.tolist())
+        return strategy._criterion(strategy.model.head(features), targets)
+
+    def batches(*args: Any) -> FreshFeatures:
+        return FreshFeatures(*args, order=lambda targets, generator: [len(targets) - 1, 0, 0])
+
+    stage(batches=batches, loss=loss, epochs=1).run(learner, torch.Generator())
+    assert visited == [2, 0, 0]
 
 
 def test_a_stage_visits_images_in_the_order_it_is_given() -> None:
