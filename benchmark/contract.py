@@ -18,6 +18,7 @@ from benchmark.workbench import (
     FROM_HALF,
     FROM_SCRATCH,
     MEMORY,
+    STAGE_EPOCHS,
     TEST_IMAGES,
     Trained,
     Workbench,
@@ -228,7 +229,7 @@ def make_workbench(recipe: Recipe | type[Recipe]) -> Workbench:
         raise ContractError(f"{recipe}: every hyper-parameter needs a default ({error}).") from error
     if not isinstance(made, Recipe):
         raise ContractError(f"{recipe!r} is neither an instance nor a subclass of strategies.recipe.Recipe.")
-    return Workbench(made)
+    return Workbench(made, STAGE_EPOCHS)
 
 
 def run_check(name: str, bench: Workbench) -> None:

@@ -6,6 +6,8 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
     differences DIR baseline=ROW [metric=METRIC]
                          paired differences of every row of that table to one of them
     strategies           every method with its one line
+    references           every paper with the methods that are taken from it
+    stock_notes          the methods of which a stock Avalanche template does not show everything, and what
     configs              every config with the first comment of its file
     perf DIR             speed against the bare loop, from the files of `make perf`
 
@@ -21,6 +23,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
@@ -56,6 +59,26 @@ def strategies(root: Path) -> str:
     return _list({name: description for name, (_, description) in NAMES.items()})
 
 
+def references(root: Path) -> str:
+    """`references`."""
+    methods: dict[str, list[str]] = {}
+    for name, recipe in _recipes().items():
+        methods.setdefault(recipe.reference, []).append(f"`{name}`")
+    papers = sorted(paper for paper in methods if ", " in paper)  # "upper bound" is none
+    return "".join(f"- {escape_markdown(paper)}: {', '.join(methods[paper])}\n" for paper in papers)
+
+
+def stock_notes(root: Path) -> str:
+    """`stock_notes`."""
+    return "".join(f"- `{name}`: {recipe.stock_note}\n" for name, recipe in _recipes().items() if recipe.stock_note)
+
+
+def _recipes() -> dict[str, Any]:
+    from strategies.registry import NAMES, get
+
+    return {name: get(name) for name in NAMES}
+
+
 def configs(root: Path) -> str:
     """`configs`."""
     from benchmark.config import CONFIGS
@@ -74,6 +97,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "table": table,
     "differences": differences,
     "strategies": strategies,
+    "references": references,
+    "stock_notes": stock_notes,
     "configs": configs,
     "perf": perf,
 }

@@ -1,16 +1,20 @@
 """Knowledge distillation from the model of the previous experience, on the old classes' logits.
 
 L_KD = -mean_b sum_{i < C_o} q_i log p_i with q, p softmaxes at temperature 2 of teacher and student (LwF, Eq. 2). Not
-multiplied by the squared temperature: FACIL, PyCIL and Avalanche do not; SS-IL and GR do.
+multiplied by the squared temperature: FACIL, PyCIL and Avalanche do not; SS-IL and GR do. SS-IL and EEIL take a softmax
+of its own for the columns of each earlier experience.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from strategies.losses import distillation_loss, full_precision
+from strategies.losses import distillation_loss, full_precision, task_wise_distillation_loss
 from strategies.seen import SeenClassesPlugin
 from strategies.teacher import Teacher, autocast_of
 
@@ -67,3 +71,40 @@ class ClassShareDistillationPlugin(DistillationPlugin):
     def combine(self, strategy: Any, loss: Tensor) -> Tensor:
         share = self.seen.num_old / self.seen.num_seen
         return (1 - share) * loss + share * self.distillation(strategy)
+
+
+class TaskWiseDistillationPlugin(TeacherPlugin):
+    """CE + weight * the sum over earlier experiences of T^2 KL within that experience's columns (SS-IL, EEIL)."""
+
+    def __init__(self, weight: float, temperature: float) -> None:
+        super().__init__()
+        self.weight, self.temperature = weight, temperature
+        self.sizes: list[int] = []  # classes each earlier experience brought
+        self._groups = torch.zeros(0, 0, dtype=torch.long)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_exp(strategy)
+        if self.seen.num_old > sum(self.sizes):
+            self.sizes.append(self.seen.num_old - sum(self.sizes))
+        if self.sizes:
+            self._groups = column_groups(self.sizes).to(strategy.device)
+
+    def combine(self, strategy: Any, loss: Tensor) -> Tensor:
+        student = full_precision(self.seen.old_logits(strategy.mb_output))
+        return loss + self.task_wise(student, self.teacher_outputs(strategy)[1], self._groups)
+
+    def task_wise(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+        """weight * the sum over `groups` of columns (G, m), for logits (B, C) in arrival order."""
+        return self.weight * task_wise_distillation_loss(student, teacher, groups, self.temperature)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "sizes": list(self.sizes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.sizes = list(state["sizes"])
+
+
+def column_groups(sizes: Sequence[int]) -> Tensor:
+    """Columns of consecutive groups of classes, (G, m) int64, -1 behind shorter groups: sizes (2, 1) -> 0 1 | 2 -1."""
+    return pad_sequence(list(torch.arange(sum(sizes)).split(list(sizes))), batch_first=True, padding_value=-1)

@@ -143,6 +143,17 @@ class SplitHead(GrowingHead):
         self.__init__(self.num_features, self.freeze_old)  # type: ignore[misc]
 
 
+class SplitLinearHead(SplitHead):
+    """A linear head in two blocks; the row of a class is its weights and, last, its bias: (d + 1,)."""
+
+    def __init__(self, num_features: int, freeze_old: bool = False) -> None:
+        super().__init__(num_features, freeze_old, row_shape=(num_features + 1,))
+
+    def scores(self, features: Tensor) -> Tensor:
+        rows = self.weight
+        return nn.functional.linear(features, rows[:, :-1], rows[:, -1])
+
+
 class CosineHead(SplitHead):
     """eta * cos(w_c, f) without bias; one learnable scale eta, from 1, shared by all classes (LUCIR, sec. 3.2).
 

@@ -43,6 +43,7 @@ class ICaRL(Recipe):
     name: ClassVar[str] = "icarl"
     reference: ClassVar[str] = "Rebuffi et al., iCaRL: incremental classifier and representation learning, CVPR 2017"
     requires_memory: ClassVar[bool] = True
+    stock_note: ClassVar[str] = "`eval(stream)` shows its head; it predicts by nearest means"
     loss: Literal["ce_kd", "bce"] = "ce_kd"
     weight: Annotated[float, Ge(0)] = 1.0
     temperature: Annotated[float, Gt(0)] = 2.0

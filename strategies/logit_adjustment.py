@@ -90,6 +90,7 @@ class LUCIRPostHoc(LUCIR):
 
     name: ClassVar[str] = "lucir_posthoc"
     reference: ClassVar[str] = REFERENCE
+    stock_note: ClassVar[str] = "`eval(stream)` shows the head before the adjustment"
     strength: Annotated[float, Ge(0)] = 1.0
 
     def build(self, context: Context) -> Parts:

@@ -102,6 +102,7 @@ class Recipe:
     requires_memory : True when the method means nothing without exemplars; checked before a run starts.
     task_kind : "single" (one label an image) or "multi".
     last_relu : False when the method needs signed features (cosine heads, sec. 3.2 of LUCIR).
+    stock_note : what a stock `SupervisedTemplate` does not show of the method, one clause; empty when it shows all.
     """
 
     name: ClassVar[str] = ""
@@ -109,6 +110,7 @@ class Recipe:
     requires_memory: ClassVar[bool] = False
     task_kind: ClassVar[str] = "single"
     last_relu: ClassVar[bool] = True
+    stock_note: ClassVar[str] = ""
 
     def build(self, context: Context) -> Parts:
         """Make fresh parts for one run."""
@@ -127,7 +129,8 @@ class Recipe:
 
         Returns
         -------
-        (network, criterion, plugins), to be passed on as they are.
+        (network, criterion, plugins), to be passed on as they are. Train with `reset_optimizer_state=True`: imcil's
+        learner has a fresh optimiser in every experience.
         """
         context = Context(num_features, backbone, memory or MemoryPolicy(), seed, **settings)
         parts = self.build(context)

@@ -21,13 +21,11 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import TeacherPlugin
+from strategies.distillation import TaskWiseDistillationPlugin
 from strategies.features import training_batches
 from strategies.heads import LinearHead
-from strategies.losses import full_precision, task_wise_distillation_loss
 from strategies.memory import ExemplarMemoryPlugin
 from strategies.recipe import Context, Parts, Recipe
 
@@ -39,36 +37,6 @@ class SeparatedSoftmax(SeenCrossEntropy):
         is_new_column = torch.arange(logits.shape[1], device=logits.device) >= self.seen.num_old
         own = is_new_column == (targets >= self.seen.num_old)[:, None]
         return F.cross_entropy(logits.masked_fill(~own, -torch.inf), targets)
-
-
-class TaskWiseDistillationPlugin(TeacherPlugin):
-    """CE + weight * the sum over earlier experiences of T^2 KL within that experience's columns."""
-
-    def __init__(self, weight: float, temperature: float) -> None:
-        super().__init__()
-        self.weight, self.temperature = weight, temperature
-        self.sizes: list[int] = []  # classes each experience brought
-        self._groups = torch.zeros(0, 0, dtype=torch.long)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        super().before_training_exp(strategy)
-        if self.seen.num_old > sum(self.sizes):
-            self.sizes.append(self.seen.num_old - sum(self.sizes))
-        columns = torch.arange(self.seen.num_old).split(self.sizes)
-        if columns:
-            self._groups = pad_sequence(list(columns), batch_first=True, padding_value=-1).to(strategy.device)
-
-    def combine(self, strategy: Any, loss: Tensor) -> Tensor:
-        student = full_precision(self.seen.old_logits(strategy.mb_output))
-        teacher = self.teacher_outputs(strategy)[1]
-        return loss + self.weight * task_wise_distillation_loss(student, teacher, self._groups, self.temperature)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "sizes": list(self.sizes)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.sizes = list(state["sizes"])
 
 
 class PairedBatches:

@@ -29,7 +29,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from strategies.criterion import SeenCrossEntropy
-from strategies.heads import CosineHead, GrowingHead, SplitHead
+from strategies.eeil import EEIL
+from strategies.heads import CosineHead, GrowingHead, SplitHead, SplitLinearHead
 from strategies.lucir import LUCIR
 from strategies.podnet import PODNetWithoutFinetuning, ProxyHead
 from strategies.recipe import Context, Parts
@@ -100,6 +101,10 @@ class ScaledCosineHead(LearnableScales, CosineHead):
     """A cosine head with learnable scales."""
 
 
+class ScaledLinearHead(LearnableScales, SplitLinearHead):
+    """A linear head with learnable scales."""
+
+
 class ScaledProxyHead(LearnableScales, ProxyHead):
     """PODNet's head with learnable scales."""
 
@@ -148,6 +153,20 @@ class LUCIRWeightScaling(LUCIR):
 
     def build(self, context: Context) -> Parts:
         head = ScaledCosineHead(context.num_features, freeze_old=True)
+        return add_weight_scaling(super().build(context), head, context, self.lws_epochs, self.lws_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EEILWeightScaling(EEIL):
+    """EEIL with its balanced finetuning, then weight scaling."""
+
+    name: ClassVar[str] = "eeil_lws"
+    reference: ClassVar[str] = REFERENCE
+    lws_epochs: Annotated[int, Ge(0)] = 30
+    lws_lr: Annotated[float, Ge(0)] = 0.1
+
+    def build(self, context: Context) -> Parts:
+        head = ScaledLinearHead(context.num_features)
         return add_weight_scaling(super().build(context), head, context, self.lws_epochs, self.lws_lr)
 
 

@@ -386,6 +386,36 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "k": [1],
         "imprint": [False],
     },
+    "lucir_cn": {"weight": [0.0], "imprint": [False]},
+    "lucir_cn_lc": {},
+    "lucir_constant": {},
+    "lucir_cbf": {"cbf_epochs": [0], "cbf_lr": [0.5]},
+    "lucir_bsce": {},
+    "lucir_logn": {},
+    "lucir_posthoc": {"strength": [0.0]},
+    "lucir_lws": {"lws_epochs": [0], "lws_lr": [0.5]},
+    "eeil": {
+        "weight": [0.0],
+        "temperature": [1.0],
+        "noise": [0.0],
+        "finetune_epochs": [0],
+        "finetune_lr": [0.1],
+    },
+    "eeil_lws": {"lws_epochs": [0], "lws_lr": [0.5]},
+    "podnet": {
+        "flat": [0.0],
+        "spatial": [0.0],
+        "proxies": [1],
+        "imprint": [False],
+        "clamp": [0.01],
+        "loss": ["official", "cross_entropy"],
+        "margin": [0.0],
+        "finetune_epochs": [0],
+        "finetune_lr": [0.5],
+    },
+    "podnet_bsce": {},
+    "podnet_lws": {"lws_epochs": [0], "lws_lr": [0.5]},
+    "icarl_bsce": {"loss": []},  # one value
     "il2m": {"scores": ["raw"]},
     "ssil": {"weight": [0.0, 0.25], "temperature": [1.0], "replay_share": [1.0]},
     "gdumb": {},
@@ -444,7 +474,50 @@ class SSILWithJointSoftmax(SSIL):
         return parts
 
 
+def of(name: str, **options: Any) -> Recipe:
+    return registry.get(name)(**options)
+
+
 LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
+    "lwf, distillation": (of("lwf"), Replay()),
+    "icarl, distillation": (ICaRL(), ICaRL(weight=0.0)),
+    "lucir, less-forget constraint": (LUCIR(), LUCIR(lambda_base=0.0)),
+    "lucir, margin ranking": (LUCIR(), of("lucir_cn_lc")),
+    "lucir_cn, score mimicking": (of("lucir_cn"), of("lucir_cn", weight=0.0)),
+    "lucir_cn_lc, less-forget constraint": (of("lucir_cn_lc"), of("lucir_cn_lc", lambda_base=0.0)),
+    "lucir_constant, constant lambda": (of("lucir_constant"), LUCIR()),
+    "lucir_cbf, finetuning": (of("lucir_cbf"), LUCIR()),
+    "lucir_bsce, offset": (of("lucir_bsce"), LUCIR()),
+    "lucir_logn, offset": (of("lucir_logn"), LUCIR()),
+    "lucir_logn, counts of the stream": (of("lucir_logn"), of("lucir_bsce")),
+    "lucir_posthoc, adjustment": (of("lucir_posthoc"), of("lucir_posthoc", strength=0.0)),
+    "lucir_lws, scales": (of("lucir_lws"), LUCIR()),
+    "eeil, distillation": (of("eeil"), of("eeil", weight=0.0)),
+    "eeil, noise": (of("eeil"), of("eeil", noise=0.0)),
+    "eeil, balanced finetuning": (of("eeil"), of("eeil", finetune_epochs=0)),
+    "eeil_lws, scales": (of("eeil_lws"), of("eeil_lws", lws_epochs=0)),
+    "podnet, spatial distillation": (of("podnet"), of("podnet", spatial=0.0)),
+    "podnet, flat distillation": (of("podnet"), of("podnet", flat=0.0)),
+    "podnet, proxies": (of("podnet"), of("podnet", proxies=1)),
+    "podnet, margin loss": (of("podnet"), of("podnet", loss="cross_entropy")),
+    "podnet, balanced finetuning": (of("podnet"), of("podnet", finetune_epochs=0)),
+    "podnet_bsce, offset": (of("podnet_bsce"), of("podnet", loss="cross_entropy", finetune_epochs=0)),
+    "podnet_lws, scales": (of("podnet_lws"), of("podnet_lws", lws_epochs=0)),
+    "icarl_bsce, offset": (of("icarl_bsce"), ICaRL()),
+    "lucir_gvalign, mixup": (LUCIRGVAlign(), LUCIRGVAlign(mixup=False)),
+    "dgr, reweighting": (DGR(), DGR(groups="none")),
+    "dgr, distillation": (DGR(), of("dgr_no_kd")),
+    "dgr, lost images in distillation": (DGR(), of("dgr_vanilla_kd")),
+    "dgr, attenuation": (DGR(), of("dgr_no_attenuation")),
+    "dgr, balance": (DGR(), of("dgr_no_beta")),
+    "gr, one group": (of("gr"), of("gr_intra")),
+    "gr_intra, no ratios": (of("gr_intra"), DGR()),
+    "dgr_symmetric, symmetric rule": (of("dgr_symmetric"), DGR()),
+    "dgr_mixed_kd, mixed logits alone": (of("dgr_mixed_kd"), DGR()),
+    "dgr_reweighted_kd, reweighted distillation": (of("dgr_reweighted_kd"), DGR()),
+    "dgr_feature_kd, distilled features": (of("dgr_feature_kd"), of("dgr_vanilla_kd")),
+    "ce_kd, distillation": (of("ce_kd"), of("ce_kd", weight=0.0)),
+    "bsce_kd, offset": (of("bsce_kd"), of("ce_kd")),
     "replay, memory": (Replay(), Finetune()),
     "wa, aligning": (WA(), compose(LinearHead, exemplars, lambda context: ClassShareDistillationPlugin())),
     "wa, distillation": (WA(), compose(LinearHead, exemplars, lambda context: WeightAligningPlugin())),
@@ -474,8 +547,16 @@ LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
 def test_every_part_changes_the_result(part: str) -> None:
     whole, without = LEFT_OUT[part]
     ends = end_of(whole), end_of(without)
-    heads = [ends[0].predictions[-1]["head"], ends[1].predictions[-1]["head"]]
-    assert not torch.equal(*heads)
+    predicted = [next(iter(end.predictions[-1].values())) for end in ends]
+    assert not torch.equal(*predicted)
+
+
+def test_every_method_has_a_part_that_matters() -> None:
+    named = {part.partition(",")[0] for part in LEFT_OUT}
+    variants = {"finetune", "dgr_no_attenuation", "dgr_no_beta", "dgr_no_offset", "dgr_vanilla_kd", "dgr_no_kd"}
+    assert named | variants | {"joint", "dgr_static"} == set(
+        registry.NAMES
+    )  # finetuning and joint training have no parts
 
 
 @pytest.mark.parametrize("policy", [MemoryPolicy(1), MemoryPolicy(12, "total"), MemoryPolicy(3, selection="random")])

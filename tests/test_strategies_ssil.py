@@ -10,8 +10,9 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from benchmark.workbench import BATCH_SIZE, COUNTS, Workbench
+from strategies.distillation import TaskWiseDistillationPlugin
 from strategies.losses import distillation_loss
-from strategies.ssil import SSIL, PairedBatches, SeparatedSoftmax, TaskWiseDistillationPlugin
+from strategies.ssil import SSIL, PairedBatches, SeparatedSoftmax
 
 
 def arrive(plugin: Any, *sizes: int) -> None:
