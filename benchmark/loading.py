@@ -1,7 +1,9 @@
 """Batches without a DataLoader: index a uint8 tensor, augment the whole batch, normalise.
 
 One core makes 50,000 CIFAR batches' images a second this way, against 8,000 through torchvision's per-image transforms,
-so no worker processes are needed. Every random number comes from the generator passed in: batches repeat under a seed.
+so no worker processes are needed. On an accelerator small datasets are resident and batches are made there; large
+images are read ahead from their memory map (`benchmark.prefetch`). Every random number comes from the generator passed
+in: batches repeat under a seed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from benchmark.prefetch import LARGE, gather, read_ahead
 from strategies.features import targets_array
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from benchmark.streams import ImageStore
 
 PAD = 4
+RESIDENT = 2 * 1024**3  # bytes of a split; CIFAR's training images have 150 MB
 AUGMENTATIONS = ("crop", "resized_crop", "crop_jitter", "none")
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -141,11 +145,20 @@ class InMemoryBatches:
         order = self.order()
         return self._make(order.split(self._sizes(len(order)))[first:] if len(order) else ())
 
+    def _pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The stored images of every batch, uint8 (B, H, W, 3)."""
+        rows = (self.rows[chosen.numpy()] for chosen in batches)
+        if isinstance(self.images, Tensor):
+            resident = self.images
+            return (resident[torch.from_numpy(chosen).to(resident.device)] for chosen in rows)
+        stored, pinned = self.images, self.device.type == "cuda"
+        if stored[:1].nbytes >= LARGE:
+            return read_ahead(lambda chosen: gather(stored, chosen, pinned), rows)
+        return (torch.from_numpy(stored[chosen]) for chosen in rows)
+
     def _make(self, batches: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        for chosen in batches:
-            rows = self.rows[chosen.numpy()]
-            pixels = self.images[torch.from_numpy(rows)] if isinstance(self.images, Tensor) else self.images[rows]
-            batch = self.augment(torch.as_tensor(pixels).to(self.device), self.generator)
+        for chosen, pixels in zip(batches, self._pixels(batches), strict=True):
+            batch = self.augment(pixels.to(self.device, non_blocking=True), self.generator)
             x = batch.float().mul_(self.scale).sub_(self.offset).permute(0, 3, 1, 2)
             y = self.labels[chosen].to(self.device)
             yield [x, y, torch.zeros(len(y), dtype=torch.long, device=self.device)]
@@ -167,6 +180,8 @@ class ArrayLoader:
         self.images = images
         self.device = torch.device(device)
         self.augments = augmentation != "none"
+        if images is not None:
+            self.train, self.test = resident(images.train, self.device), resident(images.test, self.device)
         if arrays is not None:
             self.augment = make_augment(augmentation, arrays.flip, arrays.crop_size)
             self.plain = make_augment("none", False, arrays.crop_size)
@@ -214,7 +229,14 @@ class ArrayLoader:
         is_test = index >= first_test
         if is_test.any() and not is_test.all():
             raise ValueError("A dataset joins training and test images; load them one after the other.")
-        return (self.images.test, index - first_test) if is_test.any() else (self.images.train, index)
+        return (self.test, index - first_test) if is_test.any() else (self.train, index)
+
+
+def resident(images: np.ndarray, device: torch.device) -> Tensor | np.ndarray:
+    """The images on an accelerator, where all of them fit easily; else as they are. On the CPU nothing is copied."""
+    if device.type == "cpu" or images.nbytes > RESIDENT:
+        return images
+    return torch.from_numpy(np.array(images)).to(device)
 
 
 def trimmed(labels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from benchmark.loading import (
     make_augment,
     random_crop,
     random_resized_crop,
+    resident,
 )
+from benchmark.prefetch import read_ahead
 from benchmark.streams import long_tailed_benchmark
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -374,3 +377,78 @@ def test_a_stream_of_torch_datasets_has_no_rows() -> None:
     loader = ArrayLoader(stream.images, None, "crop")
     batches = list(loader(stream.train_stream[0].dataset, 3, True, seeded()))
     assert sum(len(batch[0]) for batch in batches) == 4
+
+
+# --- large and resident images ----------------------------------------------------------------------------------------
+
+
+def large_stream() -> tuple[Any, ImageArrays]:
+    """Images of 160x160, large enough to be read ahead."""
+    train, test = random_images(12, 160, 160, seed=1).numpy(), random_images(4, 160, 160, seed=2).numpy()
+    arrays = arrays_of(train, np.repeat(np.arange(4), 3), test, np.arange(4), crop_size=128)
+    return long_tailed_benchmark(arrays, tasks=2, profile="natural", order="ordered"), arrays
+
+
+def batches_of(loader: ArrayLoader, benchmark: Any) -> list[list[Tensor]]:
+    return list(loader(benchmark.train_stream[0].dataset, 2, train=True, generator=seeded(3)))
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("imcil-read")]
+
+
+def test_images_read_ahead_are_those_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark, arrays = large_stream()
+    ahead = batches_of(ArrayLoader(benchmark.images, arrays, "crop"), benchmark)
+    monkeypatch.setattr("benchmark.loading.LARGE", 10**9)
+    in_turn = batches_of(ArrayLoader(benchmark.images, arrays, "crop"), benchmark)
+    assert len(ahead) == 3 and ahead[0][0].shape == (2, 3, 128, 128)
+    for a, b in zip(ahead, in_turn, strict=True):
+        assert all(x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+def test_resident_images_make_the_same_batches() -> None:
+    """What an accelerator holds, here as tensors on the CPU."""
+    benchmark, arrays = small_stream()
+    plain, held = (ArrayLoader(benchmark.images, arrays, "crop") for _ in range(2))
+    held.train, held.test = torch.from_numpy(arrays.train_images), torch.from_numpy(arrays.test_images)
+    for train in (True, False):
+        for experience in benchmark.train_stream if train else benchmark.test_stream:
+            found = [list(make(experience.dataset, 4, train=train, generator=seeded(3))) for make in (plain, held)]
+            for a, b in zip(*found, strict=True):
+                assert all(x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+def test_only_what_fits_is_made_resident() -> None:
+    small = random_images(3).numpy()
+    large = np.broadcast_to(small[:1], (10**7, 12, 12, 3))  # 4 GB, were it stored
+    assert resident(small, torch.device("cpu")) is small
+    assert isinstance(resident(small, torch.device("meta")), Tensor)
+    assert resident(large, torch.device("meta")) is large
+
+
+def test_reading_ahead_stays_a_little_ahead_and_in_order() -> None:
+    begun: list[int] = []
+
+    def read(item: int) -> int:
+        begun.append(item)
+        return item * item
+
+    items = read_ahead(read, range(50), ahead=3)
+    assert [next(items) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert max(begun) <= 8
+    items.close()  # training ended in the middle
+    assert not reading_threads() and max(begun) <= 8
+
+
+def test_an_error_of_reading_comes_where_its_batch_would_have_come() -> None:
+    def read(item: int) -> int:
+        if item == 2:
+            raise OSError("the disk is gone")
+        return item
+
+    items = read_ahead(read, range(9))
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+    assert not reading_threads()

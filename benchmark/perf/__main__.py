@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark.perf import scaling, steps, stock, throughput
+from benchmark.perf import large, scaling, steps, stock, throughput
 from benchmark.perf.setting import config, noise_stream, resolved
 from benchmark.run import environment
 from benchmark.store import write_json
@@ -30,9 +30,10 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "classes": lambda mode: scaling.over_classes(("replay", "lwf", "dgr", "lucir"), mode),
     "evaluation": scaling.evaluation_and_herding,
     "thousand": scaling.thousand_classes,
+    "large": large.loader_and_training,
     "sweep": throughput.sweep_throughput,
 }
-EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "sweep")
+EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "large", "sweep")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -45,6 +45,10 @@ def speed_tables(directory: Path) -> str:
             lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
         elif stem.startswith("thousand-"):
             lines.append(f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.")
+        elif stem.startswith("large-"):
+            alone, trained = record["loader_images_per_second"], record["training_images_per_second"]
+            what = _sentence(record["what"])[:-1]
+            lines.append(f"- {what}: {alone:.0f} images a second, against {trained:.0f} trained ({record['mode']}).")
         elif stem.startswith("sweep-"):
             rows = ", ".join(f"{row['images_per_second']:.0f} ({jobs})" for jobs, row in record["workers"].items())
             lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
