@@ -6,10 +6,10 @@ UV := $(BIN)/uv
 OUT ?= results/quick
 JOBS ?= auto
 
-.PHONY: help setup browser bench paper test test-all perf lint readme reference lock clean
+.PHONY: help setup browser bench paper test test-all test-engines perf lint readme reference lock clean
 
 help:            ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp  ## install imcil and its locked dependencies into .venv
 
@@ -32,7 +32,7 @@ paper: setup     ## the runs behind the figures of the papers, then all figures 
 	$(BIN)/imcil figures results/paper_figures
 
 test: setup      ## the test suite (under 20 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not engines"
 
 browser:         ## Debian's chromium for the tests of the report, where apt-get may install it; they are skipped without
 	@command -v chromedriver >/dev/null || { apt-get update -qq && \
@@ -40,7 +40,11 @@ browser:         ## Debian's chromium for the tests of the report, where apt-get
 	  echo "no chromium: the report is not tested in a browser" >&2
 
 test-all: setup browser  ## the test suite with its long checks, and the report in a browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not engines"
+
+test-engines: setup  ## the engines on a real SLURM and a real Ray cluster, which it installs (apt-get) and starts here
+	tests/engines/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/engines tests/test_engines.py
 
 perf: setup      ## speed against a bare PyTorch loop, written to results/perf
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmark.perf

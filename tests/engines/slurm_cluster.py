@@ -116,10 +116,20 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """Power off: SIGKILL to the slurmd of `node` and to everything that it started."""
-        for process in [self.daemons[node].pid, *self.processes_of(node)]:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        while processes := self.processes_of(node):
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
         self.daemons.pop(node).wait()
+
+    def recover(self) -> None:
+        """No job, and every node up."""
+        self._end_jobs()
+        for node in NODES:
+            if node not in self.daemons:
+                self.start_node(node)
+        wait_until(lambda: set(self.node_states().values()) == {"idle"} and not self.run("squeue", "-h"), "idle nodes")
 
     def processes_of(self, node: str) -> list[int]:
         """The job steps of a node and everything they started."""
@@ -148,12 +158,7 @@ class SlurmCluster:
 
     def stop(self) -> None:
         """End the jobs, then the daemons."""
-        with suppress(subprocess.SubprocessError, OSError):
-            self.run("scancel", "--signal=KILL", "--full", f"--user={getpass.getuser()}")
-        for node in NODES:
-            for process in self.processes_of(node):
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+        self._end_jobs()
         for daemon in reversed(self.daemons.values()):
             daemon.terminate()
         for daemon in reversed(self.daemons.values()):
@@ -163,6 +168,15 @@ class SlurmCluster:
                 daemon.kill()
                 daemon.wait()
         self.daemons.clear()
+
+    def _end_jobs(self) -> None:
+        with suppress(subprocess.SubprocessError, OSError):
+            self.run("scancel", f"--user={getpass.getuser()}")
+        for node in NODES:
+            for process in self.processes_of(node):
+                if node not in self.daemons or process != self.daemons[node].pid:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
 
     def _spawn(self, program: str, *arguments: str, name: str | None = None, **extra: str) -> None:
         path = shutil.which(program, path=self.environment["PATH"])
