@@ -22,6 +22,8 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 NODES = ("node1", "node2")
+APART = ("unshare", *(["--map-current-user"] if os.getuid() else []),
+         "--fork", "--pid", "--kill-child", "--mount-proc")  # fmt: skip
 
 CONFIG = """
 ClusterName=imcil
@@ -110,9 +112,10 @@ class SlurmCluster:
             self.start_node(node)
         wait_until(lambda: set(self.node_states().values()) == {"idle"}, "both nodes")
 
-    def start_node(self, node: str) -> None:
-        """Start the slurmd of one node."""
-        self._spawn("slurmd", "-D", "-N", node, name=node, IMCIL_TEST_NODE=f"{self.folder}/{node}")
+    def start_node(self, node: str, apart: bool = False) -> None:
+        """Start the slurmd of one node; `apart`: it and the other node cannot see each other's processes."""
+        command = ["slurmd", "-D", "-N", node]
+        self._spawn(*(APART if apart else []), *command, name=node, IMCIL_TEST_NODE=f"{self.folder}/{node}")
 
     def kill_node(self, node: str) -> None:
         """Power off: SIGKILL to the slurmd of `node` and to everything that it started."""

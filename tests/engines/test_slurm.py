@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from benchmark.claims import BEATS, LEASE
 from benchmark.cli import main
 from benchmark.store import load_runs
 
@@ -73,6 +75,27 @@ def test_a_node_that_dies_costs_nothing(place: Any, cluster: Any, start: Any, un
     status, _, err = place.finish(running)
     assert (status, err) == (0, ""), place.logs()
     assert [note.node for note in place.notes() if note.seed == lost.seed] == ["node2", "node1"]
+    assert place.science() == uninterrupted
+
+
+def test_a_node_that_nobody_can_look_into_is_dead_when_its_claim_runs_out(
+    place: Any, cluster: Any, start: Any, uninterrupted: dict[str, bytes]
+) -> None:
+    """As between real machines: whether a process of the other node lives is told by its claim alone."""
+    cluster.kill_node("node2")
+    cluster.start_node("node2", apart=True)
+    cluster.recover()
+    place.switch("hold", True)
+    running = start(*SWEEP, "--jobs", "2")
+    place.wait_for(lambda: len(place.notes()) == 2)
+    (lost,) = [note for note in place.notes() if note.node == "node2"]
+    cluster.kill_node("node2")
+    killed = time.monotonic()
+    place.switch("hold", False)
+    place.wait_for(lambda: [note.node for note in place.notes() if note.seed == lost.seed] == ["node2", "node1"])
+    assert time.monotonic() - killed > LEASE - LEASE / BEATS - 1
+    status, _, err = place.finish(running)
+    assert (status, err) == (0, ""), place.logs()
     assert place.science() == uninterrupted
 
 
