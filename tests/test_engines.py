@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -72,10 +73,11 @@ def test_an_option_of_another_engine_is_refused(arguments: list[str], owner: str
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+@pytest.mark.parametrize("found", [None, ModuleType("folder")], ids=["nothing", "a folder of that name"])
 def test_a_missing_package_ends_in_one_sentence(
-    engine: str, package: str, complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    engine: str, package: str, found: ModuleType | None, complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # as Python itself marks what cannot be imported
+    monkeypatch.setitem(sys.modules, package, found)  # None: as Python itself marks what cannot be imported
     assert f'pip install "imcil[{engine}]"' in complain("--engine", engine)
 
 

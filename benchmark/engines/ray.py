@@ -150,6 +150,7 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
+        from ray import init  # noqa: F401  # a mere folder of that name imports, too
     except ImportError:
         raise UserError('--engine ray needs Ray: pip install "imcil[ray]".') from None
     return ray

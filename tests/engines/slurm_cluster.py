@@ -54,7 +54,10 @@ SlurmdTimeout=6
 KillWait=20
 MinJobAge=600
 NodeName={nodes} NodeAddr=127.0.0.1 NodeHostname={host} Port={node_ports} CPUs=1 RealMemory=4000
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 PriorityTier=1 GraceTime=120
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
 
 
@@ -132,6 +135,8 @@ class SlurmCluster:
         for node in NODES:
             if node not in self.daemons:
                 self.start_node(node)
+            with suppress(subprocess.CalledProcessError):  # it was not drained
+                self.run("scontrol", "update", f"nodename={node}", "state=resume")
         wait_until(lambda: set(self.node_states().values()) == {"idle"} and not self.run("squeue", "-h"), "idle nodes")
 
     def processes_of(self, node: str) -> list[int]:
@@ -177,8 +182,8 @@ class SlurmCluster:
             self.run("scancel", f"--user={getpass.getuser()}")
         for node in NODES:
             for process in self.processes_of(node):
-                if node not in self.daemons or process != self.daemons[node].pid:
-                    with suppress(ProcessLookupError):
+                with suppress(OSError):
+                    if Path(f"/proc/{process}/comm").read_text().strip() not in ("slurmd", "unshare"):
                         os.kill(process, signal.SIGKILL)
 
     def _spawn(self, program: str, *arguments: str, name: str | None = None, **extra: str) -> None:

@@ -133,6 +133,25 @@ def test_a_task_whose_time_is_up_saves_and_is_requeued(
     assert place.science() == uninterrupted
 
 
+def test_a_task_that_is_preempted_saves_and_is_requeued(
+    place: Any, cluster: Any, start: Any, uninterrupted: dict[str, bytes]
+) -> None:
+    """A job of a partition with priority takes its node."""
+    cluster.run("scontrol", "update", "nodename=node1", "state=drain", "reason=test")
+    place.switch("slow", True)
+    running = start(*SWEEP, "--jobs", "1")
+    place.wait_for(place.notes)
+    cluster.run("sbatch", "--partition=urgent", "--nodelist=node2", "--output=/dev/null", "--wrap=sleep 5")
+    place.wait_for(lambda: "Saving every run." in place.logs())
+    cluster.run("scontrol", "update", "nodename=node1", "state=resume")
+    place.switch("slow", False)
+    status, _, err = place.finish(running)
+    assert (status, err) == (0, ""), place.logs()
+    assert restarts(cluster, job_of(place)) == 1
+    assert "Exited with exit code 75" in place.logs()
+    assert place.science() == uninterrupted
+
+
 def test_only_75_is_requeued(place: Any, cluster: Any, start: Any) -> None:
     """A method that is gone when its tasks start is nothing to try again."""
     cluster.run("scontrol", "update", "nodename=node[1-2]", "state=drain", "reason=test")
