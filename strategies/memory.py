@@ -3,6 +3,11 @@
 Protocol (methods of iCaRL, LUCIR and the long-tailed family): after each experience up to m images of every class are
 kept and joined to the next experience's data, one shuffled loader, no rebalancing. A class with fewer than m images
 keeps them all; unused slots are not given to other classes, as in all published code.
+
+Of multi-label images every class keeps up to m that show it, chosen without regard to the other classes. An image that
+serves several classes is held once, also where it is chosen again in a later experience. It keeps the annotations it
+came with, and those of the experience that chose it again, until a plugin writes others; that a held image merely comes
+by again tells the memory nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from strategies.features import class_positions, extract_features
+from strategies.features import class_positions, extract_features, targets_array, with_annotations
 
 MODES = ("per_class", "total")
 SELECTIONS = ("herding", "random")
+
+Row = tuple[int, int]  # experience, position in its dataset
 
 
 def herding_order(features: Tensor, m: int) -> Tensor:
@@ -73,7 +80,8 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
             raise ValueError(f"memory.budget must be 0 or more, got {budget}.")
         self.budget, self.mode, self.selection, self.seed = budget, mode, selection, seed
         self.experiences: list[AvalancheDataset] = []
-        self.positions: dict[int, list[tuple[int, int]]] = {}  # class -> (experience, position), best exemplar first
+        self.positions: dict[int, list[Row]] = {}  # class -> its exemplars, best first
+        self.rewritten: dict[Row, np.ndarray] = {}  # annotations (K,) that differ from those the image came with
 
     def quota(self, num_classes: int) -> int:
         """Slots per class once `num_classes` classes were seen."""
@@ -85,12 +93,48 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
 
     def dataset(self, classes: Sequence[int] | None = None) -> AvalancheDataset | None:
         """The exemplars (of some classes) as one AvalancheDataset, None when there are none."""
-        kept = [pair for label in (self.positions if classes is None else classes) for pair in self.positions[label]]
+        rows = self.rows(classes)
         parts = [
-            self.experiences[e].subset([position for where, position in kept if where == e])
-            for e in sorted({where for where, _ in kept})
+            self.experiences[e].subset([position for where, position in rows if where == e])
+            for e in sorted({where for where, _ in rows})
         ]
-        return concatenate(parts) if parts else None
+        if not parts:
+            return None
+        joined = concatenate(parts)
+        return with_annotations(joined, self._written(rows, joined)) if self.rewritten else joined
+
+    def rows(self, classes: Sequence[int] | None = None) -> list[Row]:
+        """The exemplars (of some classes), each once, in the order of `dataset`: by experience, then by class."""
+        kept = [row for label in (self.positions if classes is None else classes) for row in self.positions[label]]
+        return sorted(dict.fromkeys(kept), key=lambda row: row[0])
+
+    def annotations(self) -> Tensor:
+        """What is known of each of the M multi-label exemplars, (M, K) int8 in the order of `rows`: 1, 0 or -1."""
+        dataset = self.dataset()
+        return torch.from_numpy(np.zeros((0, 0), np.int8) if dataset is None else targets_array(dataset))
+
+    def set_annotations(self, annotations: Tensor) -> None:
+        """Have the exemplars carry these annotations, (M, K) in the order of `rows`, from the next experience on.
+
+        Raises
+        ------
+        ValueError : another shape than that of `annotations()`.
+        """
+        held = self.annotations().numpy()
+        if annotations.shape != held.shape:
+            raise ValueError(f"annotations must be {tuple(held.shape)}, got {tuple(annotations.shape)}")
+        written = annotations.cpu().numpy().astype(np.int8)
+        for row, old, new in zip(self.rows(), held, written, strict=True):
+            if not np.array_equal(old, new):
+                self.rewritten[row] = new.copy()
+
+    def _written(self, rows: Sequence[Row], dataset: AvalancheDataset) -> np.ndarray:
+        """The annotations of `dataset`, which holds `rows`, with those that were rewritten, (M, K) int8."""
+        annotations = targets_array(dataset).copy()
+        for place, row in enumerate(rows):
+            if row in self.rewritten:
+                annotations[place] = self.rewritten[row]
+        return annotations
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         exemplars = self.dataset()
@@ -103,11 +147,35 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
     def update(self, strategy: Any, dataset: AvalancheDataset) -> None:
         """Choose exemplars of `dataset`'s classes with the current network and cut the old ones to the new quota."""
         self.experiences.append(dataset)
+        now = len(self.experiences) - 1
         quota = self.quota(len(set(self.positions) | set(class_positions(dataset))))
-        for label, chosen in self.choose(strategy, dataset, quota).items():
-            self.positions[label] = [(len(self.experiences) - 1, position) for position in chosen]
+        chosen = self.choose(strategy, dataset, quota)
+        known = self._held_already(dataset, {position for positions in chosen.values() for position in positions})
+        for label, positions in chosen.items():
+            self.positions[label] = [known.get(position, (now, position)) for position in positions]
         for label in self.positions:
             self.positions[label] = self.positions[label][:quota]  # herding's order is its ranking: drop the tail
+        kept = set(self.rows())
+        self.rewritten = {row: annotations for row, annotations in self.rewritten.items() if row in kept}
+
+    def _held_already(self, dataset: AvalancheDataset, chosen: set[int]) -> dict[int, Row]:
+        """position -> exemplar, for chosen images that are held already; what `dataset` says of them is added there.
+
+        Only multi-label images come in several experiences.
+        """
+        if not (hasattr(dataset, "annotations") and hasattr(dataset, "sample_index")):
+            return {}
+        held = self.dataset()
+        if held is None:
+            return {}
+        by_image = dict(zip(held.sample_index, zip(self.rows(), targets_array(held), strict=True), strict=True))
+        found = {}
+        for position in sorted(chosen):
+            if (image := dataset.sample_index[position]) in by_image:
+                found[position], known = by_image[image]
+                told = dataset.annotations[position]
+                self.rewritten[found[position]] = np.where(told >= 0, told, known)
+        return found
 
     def choose(self, strategy: Any, dataset: AvalancheDataset, quota: int) -> dict[int, list[int]]:
         """class -> positions in `dataset` of its min(quota, n) best images by the current network, best first."""
@@ -125,10 +193,14 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        return {"positions": [[label, *map(list, kept)] for label, kept in self.positions.items()]}
+        return {
+            "positions": [[label, *map(list, kept)] for label, kept in self.positions.items()],
+            "annotations": [[*row, annotations.tolist()] for row, annotations in self.rewritten.items()],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.positions = {label: [(e, p) for e, p in kept] for label, *kept in state["positions"]}
+        self.rewritten = {(e, p): np.array(values, np.int8) for e, p, values in state.get("annotations", [])}
 
     def restore(self, experiences: Sequence[Any]) -> None:
         """On resume: the experiences trained so far, whose datasets the positions point into."""

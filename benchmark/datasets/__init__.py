@@ -42,7 +42,7 @@ _SOURCES: Mapping[str, _Source] = MappingProxyType(
         "glyph_scenes": _source(
             "glyph_scenes",
             "classes train_images test_images rho resolution seed",
-            "several such characters in one image, 12 to 80 labels, long-tailed by rho, generated; multi-label",
+            "several such characters in one image, 12 to 80 labels, long-tailed by rho, generated",
             "multi",
         ),
         "cifar10": _source("cifar", "root", "CIFAR-10: pickles, a PNG tree, or downloaded"),
@@ -53,6 +53,24 @@ _SOURCES: Mapping[str, _Source] = MappingProxyType(
         "imagenet_subset": _source("imagenet", "root", "100 ImageNet classes (seed 1993) of a local ImageNet tree"),
         "imagenet_full": _source("imagenet", "root", "all 1000 classes of a local ImageNet tree"),
         "food101": _source("food101", "root", "Food-101: the original archive's layout, or downloaded"),
+        "voc2007": _source(
+            "voc",
+            "root resolution",
+            "PASCAL VOC 2007, 20 labels, trainval and test: a local VOCdevkit, or downloaded",
+            "multi",
+        ),
+        "voc2012": _source(
+            "voc",
+            "root resolution",
+            "PASCAL VOC 2012, 20 labels, train and val: a local VOCdevkit, or downloaded",
+            "multi",
+        ),
+        "coco": _source(
+            "coco",
+            "root resolution",
+            "COCO 2014 or 2017, 80 labels, train and val: local images and instances_*.json",
+            "multi",
+        ),
     }
 )
 

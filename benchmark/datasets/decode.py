@@ -1,16 +1,19 @@
-"""Decoding an image tree once, in parallel, into the cache of uint8 arrays."""
+"""Decoding image files once, in parallel, into the cache of uint8 arrays."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmark.datasets.arrays import IMAGENET_MEAN, IMAGENET_STD, ImageArrays, channel_statistics
-from benchmark.datasets.cache import CacheWriter, cached_arrays
+from benchmark.datasets.cache import CachedArrays, CacheWriter, cached_arrays
 from benchmark.datasets.progress import progress_bar
 from benchmark.datasets.tree import ImageFile, ImageTree
 from benchmark.errors import UserError
@@ -22,6 +25,14 @@ DECODER_VERSION = 1  # raise when the same file decodes to other pixels
 LARGE = 256  # short side at which photographs are stored; training crops 224 of it
 CROP = 224
 _BLOCK = 128  # images a worker decodes at a time
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a split and their labels, (N,) or (N, K)."""
+
+    files: list[ImageFile]
+    labels: np.ndarray
 
 
 def tree_arrays(
@@ -45,7 +56,50 @@ def tree_arrays(
         "files": tree.fingerprint(),
         "resolution": resolution,
     }
-    arrays = cached_arrays(name, key, cache_dir, lambda writer: _decode_tree(name, tree, resolution, writer))
+
+    def build(writer: CacheWriter) -> None:
+        splits = {split: _labelled(classes) for split, classes in (("train", tree.train), ("test", tree.test))}
+        size = _common_size(tree) if resolution is None else None
+        side = resolution or LARGE
+        _decode(name, tree.root, splits, size or (side, side), False, writer)
+
+    return _image_arrays(name, cached_arrays(name, key, cache_dir, build), tree.class_names)
+
+
+def multilabel_arrays(
+    name: str,
+    root: Path,
+    train: Listing,
+    test: Listing,
+    class_names: tuple[str, ...],
+    *,
+    resolution: int,
+    cache_dir: str | Path | None = None,
+) -> ImageArrays:
+    """Multi-label images, resized to a square of `resolution` whatever their shape: cutting could lose what they show.
+
+    Raises as `tree_arrays` does.
+    """
+    digest = hashlib.sha256()
+    for listing in (train, test):
+        for file in listing.files:
+            digest.update(os.fsencode(f"{file.path}\0{file.size}\0{file.mtime_ns}\0"))
+        digest.update(np.ascontiguousarray(listing.labels).tobytes())
+    key = {
+        "decoder": DECODER_VERSION,
+        "root": str(root),
+        "files": digest.hexdigest(),
+        "classes": class_names,
+        "squeezed": resolution,
+    }
+
+    def build(writer: CacheWriter) -> None:
+        _decode(name, root, {"train": train, "test": test}, (resolution, resolution), True, writer)
+
+    return _image_arrays(name, cached_arrays(name, key, cache_dir, build), class_names)
+
+
+def _image_arrays(name: str, arrays: CachedArrays, class_names: tuple[str, ...]) -> ImageArrays:
     height, width = arrays.train_images.shape[1:3]
     if max(height, width) > 64:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -54,7 +108,7 @@ def tree_arrays(
     return ImageArrays(
         name=name,
         **arrays._asdict(),
-        class_names=tree.class_names,
+        class_names=class_names,
         mean=mean,
         std=std,
         flip=True,
@@ -62,23 +116,24 @@ def tree_arrays(
     )
 
 
-def _decode_tree(name: str, tree: ImageTree, resolution: int | None, writer: CacheWriter) -> None:
-    splits = {"train": tree.train, "test": tree.test}
-    total = sum(len(files) for split in splits.values() for files in split.values())
-    size = _common_size(tree) if resolution is None else None
-    if size is None:
-        resolution = resolution or LARGE
-        size = (resolution, resolution)
+def _labelled(classes: Mapping[str, list[ImageFile]]) -> Listing:
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+    return Listing([file for files in classes.values() for file in files], labels)
+
+
+def _decode(
+    name: str, root: Path, splits: Mapping[str, Listing], size: tuple[int, int], squeeze: bool, writer: CacheWriter
+) -> None:
+    total = sum(len(listing.files) for listing in splits.values())
     with progress_bar(f"decoding {name}", total) as advance, ThreadPoolExecutor(_workers()) as pool:
-        for split, classes in splits.items():
-            paths = [tree.root / file.path for files in classes.values() for file in files]
-            labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
-            writer.labels(split, labels)
+        for split, listing in splits.items():
+            paths = [root / file.path for file in listing.files]
+            writer.labels(split, listing.labels)
             images = writer.images(split, (len(paths), *size, 3))
 
             def fill(start: int, paths: list[Path] = paths, images: np.ndarray = images) -> None:
                 for row, path in enumerate(paths[start : start + _BLOCK], start):
-                    images[row] = decode_image(path, size)
+                    images[row] = decode_image(path, size, squeeze)
                 advance(len(paths[start : start + _BLOCK]))
 
             try:
@@ -90,15 +145,18 @@ def _decode_tree(name: str, tree: ImageTree, resolution: int | None, writer: Cac
             images.flush()  # type: ignore[attr-defined]
 
 
-def decode_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """One PNG or JPEG as uint8 (H, W, 3): as it is if it has that size, else short side resized and the centre cut."""
+def decode_image(path: Path, size: tuple[int, int], squeeze: bool = False) -> np.ndarray:
+    """One PNG or JPEG as uint8 (H, W, 3): as it is if it has that size, else short side resized and the centre cut.
+
+    `squeeze` resizes both sides instead and cuts nothing.
+    """
     from PIL import Image
 
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             rgb = _to_rgb(image)
             if (rgb.height, rgb.width) != size:
-                rgb = _resize_and_crop(rgb, size[0])
+                rgb = rgb.resize(size[::-1], Image.Resampling.BILINEAR) if squeeze else _resize_and_crop(rgb, size[0])
             return np.asarray(rgb)
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise _undecodable(path, error) from error

@@ -83,6 +83,16 @@ def train_test_tree(root: Path, test_folder: str = "test", classes: Iterable[str
     return ImageTree(root, train=list_split(root, "train", train), test=list_split(root, test_folder, test))
 
 
+def listed_file(root: Path, path: str, named_in: Path) -> ImageFile:
+    """The image `root`/`path` that the file `named_in` names; UserError where it is missing or outside of `root`."""
+    refuse_outside(root, root / path)
+    try:
+        status = (root / path).stat()
+    except (OSError, ValueError) as error:  # the latter: a null byte in the name
+        raise UserError(f"The image {root / path}, named in {named_in}, is missing or cannot be read.") from error
+    return ImageFile(path, status.st_size, status.st_mtime_ns)
+
+
 def _list_images(root: Path, folder: str) -> list[ImageFile]:
     files = []
     for entry in _scan(root, folder):

@@ -36,9 +36,10 @@ def plot_stream(info: StreamInfo, path: str | Path) -> Path:
     _draw_bars(axes, info)
     _draw_groups(axes, total)
     axes.set_xlabel("class, in order of arrival (on top: its experience)")
-    axes.set_ylabel("training images")
+    counted = "training images" if info.task_kind == "single" else "positives in training"
+    axes.set_ylabel(counted)
     counts = info.profile_counts
-    sizes = f"{sum(counts):,} training images, {max(counts):,} to {min(counts):,} per class"
+    sizes = f"{sum(counts):,} {counted}, {max(counts):,} to {min(counts):,} per class"
     title = f"{info.dataset}, {info.protocol}, {info.tasks} experiences: {sizes}"
     axes.set_title(title, fontsize=10, loc="left", pad=16)
     axes.spines[["top", "right"]].set_visible(False)
