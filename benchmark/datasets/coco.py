@@ -75,7 +75,7 @@ def _listing(root: Path, split: str, year: str) -> tuple[tuple[str, ...], Listin
             raise UserError(f"Annotation {instance.get('id')} of {path} is of {what}, which the file does not list.")
         if not instance.get("iscrowd"):
             labels[row[image], column[category]] = 1
-    shown: np.ndarray = labels.any(axis=1)
+    shown = labels.max(axis=1, initial=0) > 0
     if not shown.any():
         raise UserError(f"No image of {path} is annotated.")
     kept = [(number, name) for (number, name), is_shown in zip(files.items(), shown, strict=True) if is_shown]
