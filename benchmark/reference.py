@@ -43,12 +43,12 @@ def export(source: Path, target: Path) -> int:
 def _export_run(record: RunRecord, there: RunFolder) -> bool:
     """Write the files of one run that are not there yet; tells whether there were any."""
     here = RunFolder(record.path)
-    last = sorted(here.confusion.glob("*.npz"))[-1]
+    last = sorted(here.confusion.glob("*.npz"))[-1:]  # none of multi-label runs
     files = {
         there.config: json_bytes(_without_root(record.config)),
         there.environment: json_bytes(record.environment),
         there.stream: json_bytes(record.stream),
-        there.confusion / last.name: last.read_bytes(),
+        **{there.confusion / path.name: path.read_bytes() for path in last},
         there.packed_diagnostics: _packed(here.read_diagnostics()),
         there.metrics: here.metrics.read_bytes() if here.metrics.is_file() else b"",
         there.cost: here.cost.read_bytes() if here.cost.is_file() else b"",

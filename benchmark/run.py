@@ -23,9 +23,9 @@ from avalanche.core import BasePlugin
 from benchmark import checkpoint, cost, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
+from benchmark.evaluation import all_metrics, evaluate
 from benchmark.interruption import StopRequest
 from benchmark.loading import ArrayLoader
-from benchmark.metrics import all_metrics
 from benchmark.store import (
     FORMAT,
     DamagedFile,
@@ -37,7 +37,6 @@ from benchmark.store import (
 )
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.diagnostics import DiagnosticsPlugin
-from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.schedule import Schedule
@@ -115,7 +114,8 @@ def execute(
             trained, passed = saver.seconds, learner.model.compute.forward
             costs = cost.of_training(learner, saver.steps, trained, arrays.train_images[0].nbytes)
             record, confusion = evaluate(learner, benchmark, t)
-            _write_confusion(folder.confusion_of(t), confusion)
+            if confusion:
+                _write_confusion(folder.confusion_of(t), confusion)
             folder.confirm()
             append_jsonl(folder.metrics, record)
             records.append(record)
@@ -231,45 +231,16 @@ def build_learner(
     )
 
 
-def evaluate(
-    learner: IncrementalLearner, benchmark: LongTailedBenchmark, t: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Test every seen class: the record of metrics.jsonl, and a confusion matrix per classifier."""
-    seen = concatenate([experience.dataset for experience in benchmark.test_stream[: t + 1]])
-    num_seen = sum(benchmark.info.sizes[: t + 1])
-    truth = np.fromiter(seen.targets, dtype=np.int64)
-    total = np.bincount(truth, minlength=num_seen)
-    record: dict[str, Any] = {"experience": t, "classifiers": {}, "memory_held": _memory_held(learner, num_seen)}
-    confusions = {}
-    for name, scores in learner.predict(seen).items():
-        predicted = scores[:, :num_seen].argmax(dim=1).cpu().numpy()
-        confusion = np.bincount(truth * num_seen + predicted, minlength=num_seen**2).reshape(num_seen, num_seen)
-        confusions[name] = confusion.astype(np.int32)
-        record["classifiers"][name] = {"correct": confusion.diagonal().tolist(), "total": total.tolist()}
-    return record, confusions
-
-
-def _memory_held(learner: IncrementalLearner, num_seen: int) -> list[int]:
-    held = [0] * num_seen
-    for plugin in learner.plugins:
-        for label, count in getattr(plugin, "held", dict)().items():
-            held[label] = count
-    return held
-
-
 def result(run: RunConfig, benchmark: LongTailedBenchmark, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything that tables and curves need; no clock and no memory figure, so that a repeated run repeats it."""
     info = benchmark.info.to_json()
-    classifiers = {
-        name: all_metrics([record["classifiers"][name] for record in records], info, run.metrics.groups)
-        for name in records[-1]["classifiers"]
-        if all(name in record["classifiers"] for record in records)
-    }
+    kind = benchmark.info.task_kind
     return {
         "format": FORMAT,
         "run": run.run_name,
         "config_hash": run.hash,
-        "classifiers": classifiers,
+        **({} if kind == "single" else {"task_kind": kind}),
+        "classifiers": all_metrics(kind, records, info, run.metrics.groups),
         "memory_held": records[-1]["memory_held"],
         "complete": True,
     }

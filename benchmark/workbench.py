@@ -1,6 +1,7 @@
 """A stream and training runs that take a fraction of a second: what the contract trains a recipe on.
 
 Nine classes of 8x8 images with 20 to 1 training images arrive in three experiences; the second is smaller than a batch.
+Recipes for several labels an image get images that show one or two of nine classes, as many positives of each.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from benchmark import models
 from benchmark.datasets.arrays import ImageArrays, channel_statistics
+from benchmark.evaluation import evaluate
 from benchmark.loading import ArrayLoader
-from benchmark.run import evaluate
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
+from strategies.features import targets_array
 from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
@@ -34,7 +36,7 @@ from strategies.template import IncrementalLearner, Optimisation
 
 COUNTS = (20, 12, 6, 4, 1, 3, 16, 9, 5)  # training images per class in arrival order
 FROM_SCRATCH, FROM_HALF = (3, 3, 3), (5, 2, 2)  # classes per experience
-TEST_IMAGES = 6  # per class
+TEST_IMAGES = 6  # per class; positives of it, where images have several labels
 BATCH_SIZE = 10  # the second experience has eight images
 EPOCHS, FEW_EPOCHS = 6, 1  # few where nothing needs to be learned
 STAGE_EPOCHS = 4  # of second stages in the contract, which have up to 200
@@ -57,11 +59,46 @@ def patterns() -> ImageArrays:
     return ImageArrays("patterns", *train, *test, names, *channel_statistics(train[0]), flip=False)
 
 
+def scenes() -> ImageArrays:
+    """Every class is a tile of four colours; one or two classes stand in the quarters of a noisy grey image."""
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 256, (len(COUNTS), 2, 2, 3)).repeat(2, axis=1).repeat(2, axis=2)
+
+    def drawn(positives: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        shown = rng.permutation(np.repeat(np.arange(len(COUNTS)), positives)).tolist()
+        rows = []
+        while shown:  # the next class, and the one behind it where it is another
+            other = shown.pop() if len(shown) > 1 and shown[-1] != shown[-2] and rng.random() < 0.7 else None
+            rows.append([shown.pop(), other])
+        labels = np.zeros((len(rows), len(COUNTS)), dtype=np.uint8)
+        images = 128 + rng.normal(0, 20, (len(rows), 8, 8, 3))
+        for row, classes in enumerate(rows):
+            places = rng.permutation(4)
+            for label, place in zip(classes, places, strict=False):
+                if label is not None:
+                    top, left = 4 * (place // 2), 4 * (place % 2)
+                    images[row, top : top + 4, left : left + 4] += tiles[label] - 128
+                    labels[row, label] = 1
+        return images.clip(0, 255).astype(np.uint8), labels
+
+    train, test = drawn(COUNTS), drawn([TEST_IMAGES] * len(COUNTS))
+    names = tuple(f"tile {i}" for i in range(len(COUNTS)))
+    return ImageArrays("scenes", *train, *test, names, *channel_statistics(train[0]), flip=False)
+
+
+def scene_stream(arrays: ImageArrays, sizes: Sequence[int] = FROM_SCRATCH) -> LongTailedBenchmark:
+    """Classes arrive in the order of their labels, `sizes` per experience."""
+    return long_tailed_benchmark(arrays, protocol=list(sizes), profile="natural", order="ordered")
+
+
 def pattern_stream(arrays: ImageArrays, sizes: Sequence[int] = FROM_SCRATCH) -> LongTailedBenchmark:
     """`COUNTS` images of each class, `sizes` classes per experience."""
     ranked = sorted(range(len(COUNTS)), key=lambda c: -COUNTS[c])
     order = [ranked.index(c) for c in range(len(COUNTS))]  # label r has the r-th largest count
     return long_tailed_benchmark(arrays, protocol=list(sizes), profile=[COUNTS[c] for c in ranked], order=order)
+
+
+MATERIAL = {"single": (patterns, pattern_stream), "multi": (scenes, scene_stream)}  # by the recipe's task_kind
 
 
 class Watch(SupervisedPlugin):
@@ -177,8 +214,9 @@ class Workbench:
         epochs: int = EPOCHS,
     ) -> Trained:
         """A learner and its stream, nothing trained; both of its own, so that runs cannot reach each other."""
-        arrays = patterns()
-        stream = pattern_stream(arrays, sizes)
+        make_arrays, make_stream = MATERIAL[self.recipe.task_kind]
+        arrays = make_arrays()
+        stream = make_stream(arrays, sizes)
         backbone, parts = self.parts(memory, seed, epochs)
         watch = Watch()
         learner = IncrementalLearner(
@@ -253,7 +291,7 @@ def data_fingerprint(trained: Trained) -> dict[str, Any]:
     }
     for name in ("train_stream", "test_stream"):
         for t, experience in enumerate(getattr(trained.stream, name)):
-            found[f"targets of {name}[{t}]"] = list(experience.dataset.targets)
+            found[f"targets of {name}[{t}]"] = targets_array(experience.dataset).tolist()
             found[f"sample_index of {name}[{t}]"] = list(experience.dataset.sample_index)
     return found
 

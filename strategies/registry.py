@@ -73,6 +73,20 @@ NAMES: dict[str, tuple[str, str]] = {
     "ncm": ("strategies.ncm:NCM", "nearest class mean on the features of the first experience (TPAMI 2013)"),
     "joint": ("strategies.joint:Joint", "retrained from scratch on all data seen; the plain upper bound"),
     "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; bound on a balanced test"),
+    "ml_finetune": (
+        "strategies.ml_replay:MultiLabelFinetune",
+        "multi-label: binary cross-entropy on the new data alone",
+    ),
+    "ml_replay": ("strategies.ml_replay:MultiLabelReplay", "multi-label: exemplars, missing labels masked or negative"),
+    "ml_lwf": ("strategies.ml_lwf:MultiLabelLwF", "multi-label: sigmoid distillation, with exemplars"),
+    "ml_asl": ("strategies.ml_lwf:MultiLabelASL", "multi-label: ml_lwf with the asymmetric loss (ICCV 2021)"),
+    "ml_akd": ("strategies.rebll:MultiLabelAKD", "multi-label: rebll without relabeling"),
+    "rebll": ("strategies.rebll:RebLL", "multi-label: asymmetric distillation, memory relabeled online (AAAI 2025)"),
+    "ml_oracle": ("strategies.rebll:MultiLabelOracle", "multi-label: rebll with true labels in memory"),
+    "ml_joint": (
+        "strategies.ml_joint:MultiLabelJoint",
+        "multi-label: all images seen, completely annotated; the bound",
+    ),
 }
 ENTRY_POINTS = "imcil.strategies"
 _registered: dict[str, type[Recipe]] = {}

@@ -264,7 +264,8 @@ def all_changes() -> list[dict[str, Any]]:
     """One scientific change for every field of every section."""
     other: dict[str, Any] = {
         "dataset.name": "digits", "dataset.classes": 5, "dataset.test_fraction": 0.5, "dataset.train_per_class": 7,
-        "dataset.test_per_class": 7, "dataset.resolution": 64, "dataset.seed": 1, "stream.protocol": "lfh",
+        "dataset.test_per_class": 7, "dataset.resolution": 64, "dataset.seed": 1, "dataset.train_images": 7,
+        "dataset.test_images": 7, "dataset.rho": 5, "stream.assignment": "disjoint", "stream.protocol": "lfh",
         "stream.tasks": 5, "stream.profile": "step", "stream.rho": 10, "stream.max_count": 50, "stream.ranks": "random",
         "stream.order": "order_a", "stream.subset": "first", "stream.holdout": 0.1, "stream.compat": "lt-cil",
         "stream.order_seed": 1, "stream.subset_seed": 1, "stream.rank_seed": 1, "strategy.name": "lwf",

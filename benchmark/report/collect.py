@@ -34,6 +34,9 @@ CURVES = {
     "accuracy_tasks": "accuracy, tasks",
     "accuracy_class_mean": "accuracy, class mean",
     "map": "mean average precision",
+    "cf1_at_0.5": "CF1 at 0.5",
+    "of1_at_0.5": "OF1 at 0.5",
+    "fpr_at_0.5": "false-positive rate at 0.5",
     "forgetting": "forgetting",
     "backward_transfer": "backward transfer",
     "many_accuracy": "many-shot accuracy",
@@ -371,7 +374,8 @@ def _per_class(
         try:
             stream = classes.stream_of(records[i])
             runs[i]["stream"] = interned.add("streams", stream)
-            _read_run(records[i], runs[i], entries, stream["images"], sums)
+            if (records[i].result or {}).get("task_kind", "single") == "single":
+                _read_run(records[i], runs[i], entries, stream["images"], sums)
         except classes.Unreadable as error:
             runs[i]["problems"].append(_cut(f"no per-class results: {error}"))
     total = 0
