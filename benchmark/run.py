@@ -23,7 +23,7 @@ from avalanche.core import BasePlugin
 from benchmark import checkpoint, cost, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
-from benchmark.evaluation import all_metrics, evaluate
+from benchmark.evaluation import all_metrics, evaluate, headline
 from benchmark.interruption import StopRequest
 from benchmark.loading import ArrayLoader
 from benchmark.store import (
@@ -121,7 +121,7 @@ def execute(
             records.append(record)
             for observer in observers:
                 append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
-            folder.note(_line(record, learner, len(experiences), trained))
+            folder.note(_line(benchmark.info.task_kind, record, learner, len(experiences), trained))
             costs |= cost.of_evaluation(learner, saver.seconds - trained, passed)
             append_jsonl(folder.cost, {"experience": t, **costs})
             saver.end(learner.state_dict())
@@ -310,17 +310,13 @@ def _reporter(
     return report
 
 
-def _line(record: dict[str, Any], learner: IncrementalLearner, experiences: int, seconds: float) -> str:
-    """An experience in log.txt: what it took, and the accuracy on all test images of seen classes."""
-    accuracies = ", ".join(
-        f"{name} {100 * sum(counts['correct']) / sum(counts['total']):.2f} %"
-        for name, counts in record["classifiers"].items()
-    )
+def _line(kind: str, record: dict[str, Any], learner: IncrementalLearner, experiences: int, seconds: float) -> str:
+    """An experience in log.txt: what it took, and the score on all test images of seen classes."""
     images = learner.images_trained
     rate = images / max(seconds, 1e-9)
     return (
         f"experience {record['experience'] + 1}/{experiences}: {images} images in {seconds:.1f} s ({rate:.0f}/s), "
-        f"memory {sum(record['memory_held'])}, accuracy {accuracies}"
+        f"memory {sum(record['memory_held'])}, {headline(kind, record)}"
     )
 
 
