@@ -91,14 +91,12 @@ def _measure_multi(
     exemplars = memory.dataset() if memory else None
     if memory is None or exemplars is None:
         return found, {}
-    labels: dict[str, Any] = next(
-        (plugin.label_counts for plugin in learner.plugins if hasattr(plugin, "label_counts")), {}
-    )
+    relabeled = [plugin.label_counts for plugin in learner.plugins if hasattr(plugin, "label_counts")]
     truth = rows_array(exemplars.truth)[:, :num_seen]
     for name, scores in learner.predict(exemplars).items():
         counts = metrics_multilabel.counts_at_thresholds(scores[:, :num_seen].double().cpu().numpy(), truth)
         pooled = {at: {key: sum(values) for key, values in each.items()} for at, each in counts.items()}
-        found[name]["memory"] = {"predictions": pooled, "labels": labels}
+        found[name]["memory"] = {"predictions": pooled, **({"labels": relabeled[0]} if relabeled else {})}
     return found, {}
 
 

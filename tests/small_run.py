@@ -98,7 +98,7 @@ def repeatable(folder: RunFolder) -> dict[str, Any]:
     """What has to be the same whenever a run is repeated or resumed."""
     paths = [folder.path / name for name in REPEATABLE]
     files: dict[str, Any] = {path.name: path.read_bytes() for path in paths if path.exists()}
-    for path in sorted(folder.confusion.iterdir()):
+    for path in sorted(folder.confusion.glob("*")):
         with np.load(path) as arrays:
             files[path.name] = {name: arrays[name].tolist() for name in arrays.files}
     return files

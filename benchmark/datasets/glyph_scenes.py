@@ -197,6 +197,8 @@ def render(masks: torch.Tensor, labels: np.ndarray, side: int, generator: torch.
         stretch = 1 + uniform((n,), (-_STRETCH, _STRETCH), generator)
         colour = tint(uniform((n,), (0, 1), generator) * (light - _CONTRAST), generator)
         rows = active[:, slot].nonzero()[:, 0]
+        if not len(rows):  # no image shows so many
+            continue
         maps = pose_maps(angle, scale[:, slot], shear, stretch, places[:, slot])[rows]
         ink = masks[font[rows], order[rows, slot]].unsqueeze(1).float() / 255
         grid = affine_grid(maps, [len(rows), 1, side, side], align_corners=False)
