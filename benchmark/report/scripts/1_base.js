@@ -77,7 +77,7 @@ function average(series) {
 // The results of a cell that may be averaged.
 const averaged = (m, s) => (cellAt.get(key(m, s))?.stats ? resultsAt.get(key(m, s)) ?? [] : []);
 
-// --- how a method looks: colour and mark by its place in the alphabet, as in the figures
+// --- how a method looks: colour and mark as in the figures (benchmark.palette)
 
 const COLOURS = 10;
 const DASHES = [null, "5 2", "1.5 1.5", "6 2 1.5 2"];
