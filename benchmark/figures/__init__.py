@@ -44,7 +44,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "exemplars": ("comparisons:exemplars", "average accuracy against memory and rho (LUCIR, Fig. 8)"),
     "confusion": ("confusion:confusion", "confusion matrices, log(1 + x) (LUCIR, Fig. 9)"),
     "lost_samples": ("lost:lost_samples", "forgetting of a class against the images it lost"),
-    "compute": ("comparisons:compute", "average accuracy against training time"),
+    "compute": ("comparisons:compute", "average accuracy against passes and training time"),
     "ranks": ("comparisons:ranks", "average ranks with critical difference"),
 }
 AFTER_A_SWEEP = ("accuracy", "forgetting", "map")  # written without being asked for

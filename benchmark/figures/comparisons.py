@@ -111,32 +111,41 @@ def exemplars(results: Results) -> Figure:
 
 
 def compute(results: Results) -> Figure:
-    """Average accuracy against training time per run, teacher passes and second stages included.
+    """Average accuracy against what a run's training cost: passes of images, where they were counted, and seconds.
 
-    Of the setting with most methods. Time is this machine's: compare within a figure only.
+    Of the setting with most methods. Teacher passes and second stages are included. Passes are exact; seconds are
+    those of one machine and of what else ran on it: compare within a figure only.
     """
     part = results.main
-    times = part.training_seconds()
-    if not times:
+    axes_of = {"compute": "Passes (million images)", "train_seconds": "Training time per run (s)"}
+    costs = {name: found for name in axes_of if (found := part.costs(name))}
+    if not costs:
         raise NotDrawn("no run kept its cost.jsonl")
     rows = _labelled(part)
-    methods = [name for name in part.methods() if name in times]
-    looks = style.methods(methods)
+    methods = [name for name in part.methods() if any(name in found for found in costs.values())]
+    looks = {name: {**look, "linestyle": "none", "markersize": 6} for name, look in style.methods(methods).items()}
     with style.styled():
-        figure, (axis,) = style.panels(1, 1, (3.6, 2.8), extra=(1.6, 0.1))
-        for method in methods:
-            accuracy = 100 * rows[rows["base"] == method][METRIC].astype(float)
-            seconds = np.asarray(times[method])
-            look = {**looks[method], "linestyle": "none", "markersize": 6}
-            sd = [values.std(ddof=1) if len(values) > 1 else None for values in (seconds, accuracy)]
-            point = seconds.mean(), accuracy.mean()
-            axis.errorbar(*point, xerr=sd[0], yerr=sd[1], elinewidth=0.8, ecolor=look["color"], **look)
-        axis.set_xlim(left=0)
-        axis.set_xlabel("Training time per run (s)")
-        axis.set_ylabel(LABEL)
-        _legend(figure, methods, {name: {**look, "linestyle": "none"} for name, look in looks.items()})
-        counts = {len(times[method]) for method in methods}
-        style.note(figure, f"Mean ± 1 standard deviation over {style.seeds(counts)}.", part.protocol())
+        size = (3.6, 2.8) if len(costs) == 1 else (2.6, 2.6)
+        figure, axes = style.panels(len(costs), 2, size, extra=(1.6, 0.1), sharey=True)
+        for axis, (name, found) in zip(axes, costs.items(), strict=True):
+            for method in (name for name in methods if name in found):
+                accuracy = 100 * rows[rows["base"] == method][METRIC].astype(float)
+                spent = np.asarray(found[method]) / (1e6 if name == "compute" else 1)
+                sd = [values.std(ddof=1) if len(values) > 1 else None for values in (spent, accuracy)]
+                look = looks[method]
+                axis.errorbar(
+                    spent.mean(), accuracy.mean(), xerr=sd[0], yerr=sd[1], elinewidth=0.8, ecolor=look["color"], **look
+                )
+            axis.set_xlim(left=0)
+            axis.set_xlabel(axes_of[name])
+        axes[0].set_ylabel(LABEL)
+        _legend(figure, methods, looks)
+        counts = {len(values) for found in costs.values() for values in found.values()}
+        passes = " A pass: an image forward; backward counts as two more." if "compute" in costs else ""
+        style.note(
+            figure, f"Mean ± 1 standard deviation over {style.seeds(counts)}. With teachers and second stages.{passes}",
+            part.protocol(),
+        )  # fmt: skip
     return figure
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark import grouping
+from benchmark.accounting import run_cost
 from benchmark.errors import UserError
 from benchmark.figures.style import PRINCIPAL
 from benchmark.overrides import parse_override
@@ -174,17 +175,16 @@ class Results:
                 found.setdefault(self.labels[record.name], []).append(float(scale))
         return {method: np.asarray(values) for method, values in found.items()}
 
-    def training_seconds(self) -> dict[str, list[float]]:
-        """Seconds of training of every run, by method."""
+    def costs(self, name: str) -> dict[str, list[float]]:
+        """A figure of `accounting.run_cost` of every run that has it, by method."""
         found: dict[str, list[float]] = {}
         for record in self.records:
             try:
-                lines = read_jsonl(RunFolder(record.path).cost)
-                seconds = sum(float(line["train_seconds"]) for line in lines)
+                value = run_cost(read_jsonl(RunFolder(record.path).cost)).get(name)
             except (OSError, DamagedFile, KeyError, TypeError, ValueError):
                 continue
-            if lines:
-                found.setdefault(self.labels[record.name], []).append(seconds)
+            if value is not None:
+                found.setdefault(self.labels[record.name], []).append(float(value))
         return found
 
     def recalls(self) -> dict[str, FloatArray]:
