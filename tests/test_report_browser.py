@@ -117,7 +117,7 @@ def test_values_appear_on_hover_and_by_keyboard(browser: Any, page: Path) -> Non
     visit(browser, page, 1280)
     chart = browser.find_element(By.CSS_SELECTOR, "#curve-panels svg.chart")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
-    ActionChains(browser).move_to_element(chart).pause(0.2).perform()
+    ActionChains(browser).pause(0.3).move_to_element(chart).pause(0.2).perform()
     (name, setting) = ("dgr", browser.find_element(By.CSS_SELECTOR, "#curve-panels h3").text)
     data = shared.data_of(page.read_text())
     shown = tip(browser)
@@ -140,7 +140,7 @@ def test_values_appear_on_hover_and_by_keyboard(browser: Any, page: Path) -> Non
     for section in ("class-panels", "confusion-panels"):
         target = browser.find_element(By.CSS_SELECTOR, f"#{section} svg[tabindex]")
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
-        ActionChains(browser).move_to_element(target).pause(0.2).perform()
+        ActionChains(browser).pause(0.3).move_to_element(target).pause(0.2).perform()
         assert tip(browser), section
 
 
