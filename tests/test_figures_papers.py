@@ -1,0 +1,229 @@
+"""Each figure of the papers against numbers known beforehand, and what it says when its runs are missing."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmark import figures, store, tables
+from benchmark.errors import UserError
+from benchmark.figures import NotDrawn, Results, comparisons
+from benchmark.figures.lost import class_forgetting
+
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
+COUNTS = [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]
+METHODS = {"replay": ["head"], "icarl": ["head", "nme"], "lucir": ["head", "nme"], "dgr": ["head"]}
+VARIANTS = ("dgr_no_kd", "dgr_vanilla_kd", "ce_kd", "gr")
+LADDER = ("lucir_cn", "lucir_cn_lc", "lucir_cbf")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Every figure's runs: two protocols, three memory budgets, two rhos, parts of dgr and of lucir; two seeds."""
+    root = tmp_path_factory.mktemp("results")
+    fake.build(root, METHODS, protocols=(("lfs", 5), ("lfh", 1)), seeds=2, details=True)
+    for seed in range(2):
+        for name in (*VARIANTS, *LADDER):
+            fake.write_run(root, fake.config(name, seed=seed), details=True)
+        for budget in (10, 50):
+            for name in ("replay", "dgr"):
+                fake.write_run(root, fake.config(name, seed=seed, memory__budget=budget), details=True)
+        fake.write_run(root, fake.config("dgr", seed=seed, stream__rho=50.0), details=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return Results.load(folder)
+
+
+def heights(axis):
+    return [[bar.get_height() for bar in group] for group in axis.containers if hasattr(group, "patches")]
+
+
+def test_every_figure_is_drawn_without_torch(folder, tmp_path):
+    code = (
+        "import sys; sys.modules.update(torch=None, torchvision=None, avalanche=None)\n"
+        f"from benchmark.cli import main; sys.exit(main(['figures', {str(folder)!r}, '--out', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    missing = [line for line in done.stdout.splitlines() if "not drawn" in line]
+    assert missing == ["map: not drawn, no finished run has mean average precision on seen classes."]
+    drawn = {path.stem for path in tmp_path.glob("*.png")} & {path.stem for path in tmp_path.glob("*.pdf")}
+    assert drawn == set(figures.NAMES) - {"map"}
+
+
+def test_nothing_overlaps_the_edge(results):
+    """Titles, labels and legends of every figure lie inside it."""
+    for name in figures.NAMES:
+        if name == "map":
+            continue
+        figure = figures.draw(name, results)
+        figure.draw_without_rendering()
+        texts = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label, axis.yaxis.label)]
+        texts += [label for axis in figure.axes if axis.axison for label in axis.get_yticklabels()]
+        for artist in (*texts, *figure.legends):
+            box = artist.get_window_extent()
+            inside = box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1
+            assert box.width == 0 or inside, (name, artist)
+
+
+def test_the_stream_shows_new_classes_exemplars_and_what_was_lost(results):
+    first, second, *_ = figures.draw("stream", results.strategies("dgr")).axes
+    assert heights(first)[-1] == COUNTS[:4]
+    lost, kept, new = heights(second)
+    assert kept == [20] * 4 and lost == [count - 20 for count in COUNTS[:4]] and new == COUNTS[4:8]
+
+
+def test_gradient_norms_stand_above_the_images_behind_them(results):
+    axes = figures.draw("gradients", results).axes
+    first, images = axes[0], axes[3]
+    np.testing.assert_allclose(heights(first)[0], [0.1, 0.2, 0.3, 0.4])
+    assert heights(images)[0] == COUNTS[:4]
+    assert first.get_title() == "experience 1 of 5"
+
+
+def test_head_norms_are_relative_to_the_mean(results):
+    figure = figures.draw("head_norms", results.strategies("dgr", "replay"))
+    (axis, _) = figure.axes  # two experiences: 10 old classes of norm 2, 10 new ones of norm 2
+    assert axis.get_title() == "replay: spread 0 %"
+    lfs = Results.load(results.records[0].path.parents[1], ["stream.protocol=lfs", "strategy=dgr", "memory.budget=20"])
+    (axis,) = figures.draw("head_norms", lfs).axes
+    points = np.concatenate([line.get_ydata() for line in axis.lines if len(line.get_ydata()) in (16, 4)])
+    np.testing.assert_allclose(points, np.array([5.0] * 16 + [2.0] * 4) / 4.4)
+
+
+def test_cosine_heads_show_their_scale_and_no_bias(results):
+    figure = figures.draw("weights_biases", results.strategies("lucir"))
+    above, below = figure.axes
+    for group in above.collections:
+        if hasattr(group, "get_offsets") and len(group.get_offsets()) > 1:
+            assert set(group.get_offsets()[:, 1]) == {3.0}
+    assert [text.get_text() for text in below.texts] == ["no bias"]
+
+
+def test_confusion_is_the_log_of_the_mean_over_runs(results):
+    part = results.one_step.strategies("dgr")
+    figure = figures.draw("confusion", part)
+    matrices = []
+    for record in part.records:
+        with np.load(store.RunFolder(record.path).confusion_of(1)) as arrays:
+            matrices.append(arrays["head"])
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, np.log1p(np.mean(matrices, axis=0)))
+    accuracy = np.mean([np.trace(matrix) / matrix.sum() for matrix in matrices])
+    assert figure.axes[0].get_title() == f"dgr: {100 * accuracy:.1f} %"
+
+
+def test_forgetting_of_a_class_is_its_best_recall_before_minus_the_last():
+    nan = float("nan")
+    recalls = np.array([[[0.9, nan, nan], [0.5, 0.7, nan], [0.6, 0.8, 1.0]]])
+    np.testing.assert_allclose(class_forgetting(recalls, 2), [[0.3, -0.1]])
+
+
+def test_lost_images_are_counts_beyond_the_memory(results):
+    axis = figures.draw("lost_samples", results.strategies("dgr")).axes[0]
+    (dots,) = axis.collections
+    assert dots.get_offsets()[:, 0].tolist() == [max(count - 20, 0) for count in COUNTS[:16]]
+
+
+def test_memory_and_rho_have_a_panel_per_value(results):
+    titles = [axis.get_title() for axis in figures.draw("memory", results).axes]
+    assert [title.rpartition(", ")[2] for title in titles] == ["memory 10", "memory 20", "memory 50"] or len(
+        titles
+    ) == 3
+    assert len(figures.draw("rho", results).axes) == 2
+    left, right = figures.draw("exemplars", results).axes
+    assert left.get_xticks().tolist() == [10, 20, 50] and right.get_xticks().tolist() == [50, 100]
+
+
+def test_parts_of_dgr_are_compared_pair_by_pair(results):
+    figure = figures.draw("dgr_parts", results)
+    left, right = figure.axes
+    labels = [label.get_text() for label in left.get_yticklabels()]
+    assert labels == [comparisons.DGR_ROWS[name] for name in ("ce_kd", "gr", "dgr", "dgr_no_kd", "dgr_vanilla_kd")]
+    rows = results.main.summary.set_index(["strategy", "training_seed"])["average_accuracy_seen"]
+    expected = 100 * (rows["ce_kd"] - rows["dgr"]).mean()
+    means = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "o"]
+    assert means[0] == pytest.approx(expected)
+
+
+def test_distillation_names_the_average_accuracy(results):
+    (legend,) = figures.draw("distillation", results).legends
+    summary = results.main.summary
+    accuracy = 100 * summary[summary["strategy"] == "dgr"]["average_accuracy_seen"].mean()
+    assert f"DAKD: {accuracy:.1f}" in {text.get_text() for text in legend.get_texts()}
+
+
+def test_the_ladder_stands_in_the_order_of_the_paper(results):
+    (legend,) = figures.draw("lucir_ladder", results).legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["linear head + KD", "CN", "CN + LC", "CN + LC + IS", "CN + LC + IS + CBF"]
+
+
+def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path):
+    (axis,) = figures.draw("compute", results).axes
+    assert axis.get_xlabel() == "Training time per run (s)"
+    name = fake.write_run(tmp_path, fake.config("replay"), details=True)
+    path = store.RunFolder(tmp_path / "runs" / name).cost
+    lines = [{**line, "forward_images": 300_000, "backward_images": 100_000} for line in store.read_jsonl(path)]
+    path.unlink()
+    for line in lines:
+        store.append_jsonl(path, line)
+    passes, seconds = figures.draw("compute", Results.load(tmp_path)).axes
+    assert passes.containers[0].lines[0].get_xdata().tolist() == [2.5]
+    assert seconds.containers[0].lines[0].get_xdata().tolist() == [50.0]
+
+
+def test_ranks_agree_with_the_table(results):
+    texts = [text.get_text() for text in figures.draw("ranks", results.strategies("dgr", "replay")).axes[0].texts]
+    frame = tables.ranks_table(results.strategies("dgr", "replay").summary)
+    assert any(text.startswith(f"{frame.index[0]}  ") for text in texts)
+    assert any("critical difference" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gradients", "metrics.diagnostics=true"),
+        ("head_norms", "metrics.diagnostics=true"),
+        ("memory", "more than one memory budget"),
+        ("rho", "more than one rho"),
+        ("distillation", "dgr_vanilla_kd"),
+        ("dgr_parts", "two of its ablations"),
+        ("lucir_ladder", "lucir_cn"),
+        ("confusion", "kept its confusion matrices"),
+        ("lost_samples", "metrics.jsonl"),
+        ("compute", "cost.jsonl"),
+        ("map", "mean average precision"),
+    ],
+)
+def test_a_figure_says_what_is_missing(tmp_path, name, words):
+    fake.write_run(tmp_path, fake.config("replay"))
+    with pytest.raises(NotDrawn, match=words):
+        figures.draw(name, Results.load(tmp_path))
+
+
+def test_a_damaged_file_leaves_its_run_out(tmp_path):
+    names = [fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True) for seed in range(2)]
+    folder = store.RunFolder(tmp_path / "runs" / names[0])
+    for path in (folder.diagnostics, folder.cost, folder.metrics):
+        path.write_text("{")
+    store.write_bytes(folder.confusion_of(4), b"PK")
+    results = Results.load(tmp_path)
+    for name in ("gradients", "head_norms", "confusion", "lost_samples", "compute"):
+        assert "1 seed" in " ".join(figures.draw(name, results).get_supxlabel().split()) or name == "confusion"
+
+
+def test_conditions_choose_the_runs(folder):
+    assert {record.config["stream"]["rho"] for record in Results.load(folder, ["stream.rho=50"]).records} == {50}
+    some = Results.load(folder, ["strategy=[dgr, replay]", "stream.protocol=lfh"])
+    assert sorted(some.methods()) == ["dgr", "replay"] and some.tasks == 2
+    with pytest.raises(UserError, match="name a field of a section"):
+        Results.load(folder, ["rho=50"])
+    with pytest.raises(UserError, match='Did you mean "confusion"'):
+        figures.write_figures(folder, ["confusoin"])
