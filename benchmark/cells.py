@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import grouping
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
+from benchmark.metrics_multilabel import LABELS, THRESHOLDS
 from benchmark.pairs import PAIRS_FOR_BOLD, is_told_apart, paired_scores
 from benchmark.summary import IDENTITY, PROTOCOL
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SEEN = "accuracy on all test images of seen classes"
 TASKS = "unweighted mean over experiences of their test accuracy"
 CLASS_MEAN = "mean of the per-class recalls of seen classes"
+MAP = "mean over seen classes of average precision on test images that show one of them"
 AVERAGE, LAST = "mean over experiences, base included, of the", "after the last experience,"
 TITLES = {
     "average_accuracy_seen": f"Average incremental accuracy (seen): {AVERAGE} {SEEN}",
@@ -27,9 +29,29 @@ TITLES = {
     "last_accuracy_class_mean": f"Last accuracy (class mean): {LAST} {CLASS_MEAN}",
     "forgetting": f"Forgetting: {LAST} mean over old experiences of best minus current accuracy; lower is better",
     "backward_transfer": f"Backward transfer: {LAST} mean over old experiences of current minus first accuracy",
+    "average_map": f"Average mAP: {AVERAGE} {MAP}",
+    "last_map": f"Last mAP: {LAST} {MAP}",
+    **{
+        f"{name}_at_{threshold}": text.format(LAST, threshold)
+        for threshold in THRESHOLDS
+        for name, text in {
+            "cf1": "CF1: {} mean over seen classes of F1, positive above {}",
+            "cf1_of_means": "CF1 of means: {} F1 of mean precision and recall over seen classes, positive above {}",
+            "of1": "OF1: {} F1 of all images and seen classes, positive above {}",
+            "fpr": "False-positive rate: {} share of absent seen classes predicted above {}; lower is better",
+            "memory_fpr": "False-positive rate on exemplars: {} share of absent seen classes predicted above {}; lower "
+            "is better",
+        }.items()
+    },
 }
-LOWER_IS_BETTER = ("forgetting", *(f"{group}_forgetting" for group in ("many", "medium", "few")))
-BOUNDS = ("joint", "joint_bsce")  # they keep all data, so they neither win a column nor are its runner-up
+LOWER_IS_BETTER = (
+    "forgetting",
+    *(f"{group}_forgetting" for group in ("many", "medium", "few")),
+    *(f"{name}_at_{threshold}" for name in ("fpr", "memory_fpr") for threshold in THRESHOLDS),
+    *(name for name in LABELS if "fpr" in name or "fnr" in name),
+)
+# They keep all data or know all labels, so they neither win a column nor are its runner-up.
+BOUNDS = ("joint", "joint_bsce", "ml_joint", "ml_oracle")
 EMPTY = "–"
 Show = Callable[[float], str]
 

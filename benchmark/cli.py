@@ -278,7 +278,7 @@ def _table(options: argparse.Namespace) -> int:
     if options.metric is None and options.baseline is None:
         write_tables(options.directory)
     else:
-        tables.print_one(options.directory, options.metric or "average_accuracy_seen", options.baseline)
+        tables.print_one(options.directory, options.metric, options.baseline)
     return 0
 
 

@@ -5,13 +5,14 @@ Numbers and their meaning are `benchmark.statistics`; here they become a table w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmark import grouping, statistics
 from benchmark.cells import EMPTY, about, cells, lower_is_better, percent, title
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
-from benchmark.pairs import differences, paired_scores
+from benchmark.pairs import differences, paired_differences, paired_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,48 @@ def differences_table(
         "notes": [*notes, *about(summary)],
     }
     return numbers, table
+
+
+def pair_table(summary: pd.DataFrame, method: str, baseline: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """One row against another in several metrics: mean paired difference, interval, pairs, and which way they went.
+
+    Raises UserError on an unknown metric or row (`find_baseline`), and without a pair.
+    """
+    import pandas as pd
+
+    one, other = find_baseline(summary, method), find_baseline(summary, baseline)
+    rows, kinds = [], set()
+    for metric in metrics:
+        scores = paired_scores(summary, metric)
+        if not {one, other} <= set(scores.columns):
+            raise UserError(f'"{one}" and "{other}" have no runs with {metric} to compare.')
+        for setting in dict.fromkeys(scores.index.get_level_values("setting")):
+            pairs = paired_differences(scores.loc[[setting]], one, other)
+            if pairs.empty:
+                raise UserError(f'"{one}" and "{other}" have no pair of runs on {setting} yet.')
+            interval = statistics.mean_interval(pairs.to_numpy(), list(pairs.index.get_level_values("order")))
+            kinds.add(interval.kind)
+            lower = lower_is_better(summary, metric)
+            better = int((pairs < 0).sum() if lower else (pairs > 0).sum())
+            rows.append(
+                {
+                    "metric": metric + " (lower is better)" * lower,
+                    "setting": setting,
+                    "difference": f"{'+' if pairs.mean() > 0 else ''}{percent(float(pairs.mean()))}",
+                    INTERVAL: EMPTY if interval.low != interval.low else
+                    f"{percent(interval.low)} to {percent(interval.high)}",
+                    "better": f"{better} of {len(pairs)}",
+                }
+            )  # fmt: skip
+    table = pd.DataFrame(rows).set_index("metric")
+    table.attrs = {
+        "title": f"{one} minus {other}, in points of percent",
+        "notes": [
+            f"Mean over pairs, runs of equal stream and seeds ({grouping.seeds_note(label_rows(summary))}); "
+            f"{INTERVAL}: {' or '.join(sorted(kinds))}, one comparison at a time; better: pairs in which {one} is.",
+        ],
+    }
+    return table
 
 
 def ranks_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> tuple[pd.DataFrame, pd.DataFrame]:

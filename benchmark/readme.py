@@ -5,6 +5,8 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
     table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
     differences DIR baseline=ROW [metric=METRIC]
                          paired differences of every row of that table to one of them
+    pairs DIR METHOD BASELINE METRIC…
+                         paired differences of one row to another, in several metrics
     strategies           every method with its one line
     references           every paper with the methods that are taken from it
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
@@ -33,7 +35,7 @@ OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
 
 
-def table(root: Path, directory: str, metric: str = "average_accuracy_seen") -> str:
+def table(root: Path, directory: str, metric: str | None = None) -> str:
     """`table DIR [METRIC]`."""
     from benchmark.tables import load_table
 
@@ -48,8 +50,15 @@ def differences(root: Path, directory: str, *options: str) -> str:
     given = dict(option.partition("=")[::2] for option in options)
     if "baseline" not in given or set(given) - {"baseline", "metric"}:
         raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC.")
-    metric = given.get("metric", "average_accuracy_seen")
-    return to_markdown(differences_table(summarise(root / directory)[0], given["baseline"], metric))
+    return to_markdown(differences_table(summarise(root / directory)[0], given["baseline"], given.get("metric")))
+
+
+def pairs(root: Path, directory: str, method: str, baseline: str, *metrics: str) -> str:
+    """`pairs DIR METHOD BASELINE METRIC…`."""
+    from benchmark.comparisons import pair_table
+    from benchmark.summary import summarise
+
+    return to_markdown(pair_table(summarise(root / directory)[0], method, baseline, metrics))
 
 
 def strategies(root: Path) -> str:
@@ -96,6 +105,7 @@ def perf(root: Path, directory: str) -> str:
 BLOCKS: dict[str, Callable[..., str]] = {
     "table": table,
     "differences": differences,
+    "pairs": pairs,
     "strategies": strategies,
     "references": references,
     "stock_notes": stock_notes,

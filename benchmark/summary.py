@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark import metrics
+from benchmark import datasets, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
 
@@ -79,7 +79,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
     """(summary, curves) of loaded runs.
 
     Every run has a row in `summary`, whatever its status: one without a result leaves classifier and metrics empty.
-    `curves` holds finished runs only. Metrics of other task kinds follow the single-label columns in sorted order.
+    `curves` holds finished runs only. Multi-label metrics follow the single-label columns; unknown names come last.
     Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures, and in `.attrs["runs"]` the
     folder of the runs, for metrics that are computed from them.
     """
@@ -188,7 +188,7 @@ def _about(record: RunRecord) -> dict[str, Any]:
         "run": record.name,
         "status": record.state,
         "strategy": short_name(_mapping(record.config.get("strategy")).get("name")),
-        "task_kind": result.get("task_kind", "single") if record.config else None,
+        "task_kind": _task_kind(record) if record.config else None,
     }
     sections = {section: _mapping(record.config.get(section)) for _, section, _ in CELLS}
     about |= {column: short_name(sections[section].get(key)) for column, section, key in CELLS}
@@ -200,9 +200,17 @@ def _about(record: RunRecord) -> dict[str, Any]:
     return about
 
 
+def _task_kind(record: RunRecord) -> str:
+    """Of a run without result, that of its dataset."""
+    if record.result is not None:
+        return str(record.result.get("task_kind", "single"))
+    dataset = _mapping(record.config.get("dataset")).get("name")
+    return datasets.task_kind(dataset) if dataset in datasets.names() else "single"
+
+
 def _summary_frame(abouts: list[dict[str, Any]], values: list[dict[str, Any]]) -> pd.DataFrame:
     frame = _typed(abouts, [*IDENTITY, *PROTOCOL])
-    for name in _names(metrics.SUMMARY, values):
+    for name in _names(metrics.SUMMARY, metrics_multilabel.SUMMARY, values):
         frame[name] = _floats([row.get(name) for row in values])
     return frame
 
@@ -214,7 +222,7 @@ def _curves_frame(abouts: list[dict[str, Any]], curves: list[dict[str, Any]]) ->
     lengths = np.array([max(map(len, c.values()), default=0) for c in curves], dtype=np.int64)
     frame = about.iloc[np.repeat(np.arange(len(about)), lengths)].reset_index(drop=True)
     frame["experience"] = np.concatenate([np.arange(n) for n in lengths]) if len(lengths) else lengths
-    for name in _names(metrics.CURVES, curves):
+    for name in _names(metrics.CURVES, metrics_multilabel.CURVES, curves):
         flat: list[Any] = []
         for c, length in zip(curves, lengths, strict=True):
             series = c.get(name, [])
@@ -235,8 +243,10 @@ def _typed(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     return frame
 
 
-def _names(standard: Sequence[str], found: list[dict[str, Any]]) -> list[str]:
-    return [*standard, *sorted({name for values in found for name in values} - set(standard))]
+def _names(standard: Sequence[str], known: Sequence[str], found: list[dict[str, Any]]) -> list[str]:
+    """`standard`, then what was found besides: names in `known` in its order, others sorted."""
+    names = {name for values in found for name in values} - set(standard)
+    return [*standard, *(name for name in known if name in names), *sorted(names - set(known))]
 
 
 def _floats(values: list[Any]) -> npt.NDArray[np.float64]:

@@ -42,23 +42,29 @@ if TYPE_CHECKING:
     Built = tuple[pd.DataFrame, pd.DataFrame]  # the numbers, one row per cell; the table as text
 
 WRITTEN = ("average_accuracy_seen", "last_accuracy_seen", "forgetting")
-WRITTEN_MULTI = ("average_map", "last_map")
+WRITTEN_MULTI = ("average_map", "last_map", "cf1_at_0.5", "of1_at_0.5", "fpr_at_0.5")
 GROUPS = ("many", "medium", "few")
 GROUPS_NOTE = (
     "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20."
 )
 
 
+def default_metric(summary: pd.DataFrame) -> str:
+    """What a table shows unless told otherwise: average mAP where every run is multi-label, else average accuracy."""
+    return WRITTEN_MULTI[0] if set(summary["task_kind"].dropna()) == {"multi"} else WRITTEN[0]
+
+
 def main_table(
     summary: pd.DataFrame,
-    metric: str | Metric = "average_accuracy_seen",
+    metric: str | Metric | None = None,
     *,
     order: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Methods x settings as text, "45.12 ± 0.31" in percent; "(2/3)" follows where runs of the cell are missing.
 
-    `metric` is a column of the summary, or a function of a run (`benchmark.rundata`). Rows follow `order` (strategy
-    names), then the mean over settings, best first. Raises UserError as `cells` and `rundata.with_metric` do.
+    `metric` is a column of the summary, a function of a run (`benchmark.rundata`), or None for the default. Rows follow
+    `order` (strategy names), then the mean over settings, best first. Raises UserError as `cells` and
+    `rundata.with_metric` do.
     """
     return _main(summary, metric, order)[1]
 
@@ -88,9 +94,7 @@ def memory_table(summary: pd.DataFrame, *, order: Sequence[str] = ()) -> pd.Data
     return _memory(summary, order)[1]
 
 
-def differences_table(
-    summary: pd.DataFrame, baseline: str, metric: str | Metric = "average_accuracy_seen"
-) -> pd.DataFrame:
+def differences_table(summary: pd.DataFrame, baseline: str, metric: str | Metric | None = None) -> pd.DataFrame:
     """An ablation: every row's paired difference to the row `baseline`, with interval, pairs, p and verdict."""
     summary, name = _resolved(summary, metric)
     return comparisons.differences_table(summary, baseline, name)[1]
@@ -115,7 +119,7 @@ def is_balanced(summary: pd.DataFrame) -> bool:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def _main(summary: pd.DataFrame, metric: str | Metric, order: Sequence[str] = ()) -> Built:
+def _main(summary: pd.DataFrame, metric: str | Metric | None, order: Sequence[str] = ()) -> Built:
     summary, name = _resolved(summary, metric)
     found = cells(summary, name)
     table = pivot(found, row_order(found, order, ascending=lower_is_better(summary, name)))
@@ -209,8 +213,9 @@ def _parts(
     return pd.concat([part.assign(group=label) for label, part in found.items()], ignore_index=True), table
 
 
-def _resolved(summary: pd.DataFrame, metric: str | Metric) -> tuple[pd.DataFrame, str]:
-    """A metric function becomes a column of the summary."""
+def _resolved(summary: pd.DataFrame, metric: str | Metric | None) -> tuple[pd.DataFrame, str]:
+    """A metric function becomes a column of the summary; None is the default metric."""
+    metric = metric or default_metric(summary)
     if isinstance(metric, str):
         return summary, metric
     return with_metric(summary, metric), metric.__name__
@@ -229,26 +234,81 @@ TABLES: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
     "ranks": lambda summary, order: comparisons.ranks_table(summary),
     "variance": lambda summary, order: comparisons.variance_table(summary),
 }
+# The same for multi-label results: several metrics side by side, {header: metric}.
+MULTI_LABEL = {
+    "average mAP": "average_map",
+    "last mAP": "last_map",
+    "CF1 .5": "cf1_at_0.5",
+    "CF1 .8": "cf1_at_0.8",
+    "OF1 .5": "of1_at_0.5",
+    "OF1 .8": "of1_at_0.8",
+    "FPR .5": "fpr_at_0.5",
+    "memory FPR .5": "memory_fpr_at_0.5",
+}
+RELABELING = {
+    "FPR before": "memory_label_fpr_before",
+    "FPR after": "memory_label_fpr_after",
+    "FNR before": "memory_label_fnr_before",
+    "FNR after": "memory_label_fnr_after",
+    "precision": "pseudo_precision",
+    "recall": "pseudo_recall",
+    "memory FPR .5": "memory_fpr_at_0.5",
+}
+
+
+def _multilabel(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    lines = [
+        "average mAP: mean over experiences; all else after the last. CF1: mean over classes of F1; OF1: F1 of all "
+        "entries; FPR: false-positive rate on test images, memory FPR: on exemplars (lower is better). "
+        ".5, .8: the threshold. Test images show at least one class seen.",
+    ]
+    return _parts(summary, MULTI_LABEL, "average_map", order, "Multi-label results. In percent.", lines)
+
+
+def _relabeling(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    if "pseudo_recall" not in summary.columns:
+        raise UserError("No finished run relabels its memory.")
+    names = set(summary.loc[summary["pseudo_recall"].notna(), "strategy"])
+    part = summary[summary["strategy"].isin(names)]
+    part.attrs = summary.attrs
+    lines = [
+        "False-positive and false-negative rate of the exemplars' labels on seen classes before and after the last "
+        "relabeling, missing ones read as negative before; precision and recall of the labels filled in last; memory "
+        "FPR: of the model's predictions on exemplars.",
+    ]
+    return _parts(part, RELABELING, "average_map", order, "Labels of exemplars under relabeling. In percent.", lines)
+
+
+def _map_groups(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
+    parts = {name: f"{name}_map" for name in GROUPS}
+    return _parts(summary, parts, "last_map", order, f"mAP of classes by group, {LAST} in percent.", [GROUPS_NOTE])
+
+
+TABLES_MULTI: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
+    "multilabel": _multilabel,
+    "relabeling": _relabeling,
+    "map_groups": _map_groups,
+    "memory": _memory,
+}
 
 
 # --- reading, writing, printing ---------------------------------------------------------------------------------------
 
 
-def load_table(
-    directory: str | Path, metric: str | Metric = "average_accuracy_seen", order: Sequence[str] = ()
-) -> pd.DataFrame:
-    """The printed table of a metric, or of a name in `TABLES` such as "groups", from the run folders of DIR."""
+def load_table(directory: str | Path, metric: str | Metric | None = None, order: Sequence[str] = ()) -> pd.DataFrame:
+    """The printed table of a metric, or of a name in `TABLES` or `TABLES_MULTI`, from the run folders of DIR."""
     summary, _ = summarise(directory)
-    if isinstance(metric, str) and metric in TABLES:
-        return TABLES[metric](summary, order)[1]
+    tables = {**TABLES_MULTI, **TABLES}
+    if isinstance(metric, str) and metric in tables:
+        return tables[metric](summary, order)[1]
     return main_table(summary, metric, order=order)
 
 
 def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequence[str] = ()) -> list[Path]:
     """Write every table that applies to DIR/tables/<name>.csv, .md and .tex; returns the paths.
 
-    The CSV files hold numbers, one row per cell; the others the printed table. Multi-label results give average_map and
-    last_map. Mean per-class accuracy is a table of its own only where the test set is not balanced.
+    The CSV files hold numbers, one row per cell; the others the printed table. Multi-label results get tables of their
+    own. Mean per-class accuracy is a table of its own only where the test set is not balanced.
     """
     written: list[Path] = []
     for kind in sorted(set(summary["task_kind"].dropna()) or {"single"}):
@@ -256,7 +316,7 @@ def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequen
         for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
             if metric in part.columns:
                 written += write_table(directory, metric, _main(part, metric, order))
-        for name, build in TABLES.items() if kind == "single" else ():
+        for name, build in (TABLES if kind == "single" else TABLES_MULTI).items():
             if name == "class_mean" and is_balanced(part):
                 continue
             with suppress(UserError):  # too few runs yet
@@ -281,13 +341,15 @@ def print_main_table(directory: str | Path, summary: pd.DataFrame) -> None:
     print(f"All tables: {Path(directory) / 'tables'}")
 
 
-def print_one(directory: str | Path, metric: str, baseline: str | None = None) -> None:
-    """Write one table to DIR/tables and show it: a metric, a name in `TABLES`, or the differences to a baseline.
+def print_one(directory: str | Path, metric: str | None, baseline: str | None = None) -> None:
+    """Write one table to DIR/tables and show it: a metric, a name of `load_table`, or the differences to a baseline.
 
-    `metric` may be `path/to/file.py:function`, whose file is imported. Raises UserError on a name that is unknown.
+    `metric` None is the default; it may be `path/to/file.py:function`, whose file is imported. Raises UserError on an
+    unknown name.
     """
     summary, _ = summarise(directory)
-    built = TABLES[metric](summary, ()) if metric in TABLES and not baseline else None
+    metric, tables = metric or default_metric(summary), {**TABLES_MULTI, **TABLES}
+    built = tables[metric](summary, ()) if metric in tables and not baseline else None
     if built is None:
         summary, metric = _resolved(summary, load_metric(metric) if ".py:" in metric else metric)
         built = comparisons.differences_table(summary, baseline, metric) if baseline else _main(summary, metric)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import markup, metrics, readme, store, summary, tables
+from benchmark import comparisons, markup, metrics, metrics_multilabel, readme, store, summary, tables
 from benchmark.errors import UserError
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
@@ -384,6 +384,66 @@ def test_multi_label_results_get_tables_of_their_own(tmp_path):
     written = {path.stem: path for path in tables.write_all_tables(tmp_path, frame) if path.suffix == ".md"}
     assert "rebll" in written["average_map"].read_text() and "replay" not in written["average_map"].read_text()
     assert "rebll" not in written["groups"].read_text()
+
+
+def write_multi_run(root, strategy: str, seed: int, values: dict, **changes) -> str:
+    name = fake.write_run(root, fake.config(strategy, seed=seed, dataset__name="glyph_scenes", **changes))
+    path = root / "runs" / name / "result.json"
+    content = {"summary": values, "curves": {"map": [0.3, values["average_map"]]}}
+    store.write_json(path, store.read_json(path) | {"task_kind": "multi", "classifiers": {"head": content}})
+    return name
+
+
+@pytest.fixture
+def multi(tmp_path):
+    """Two multi-label methods, three seeds; one relabels. A run that has not started is of that kind, too."""
+    for seed in range(3):
+        write_multi_run(tmp_path, "ml_lwf", seed, {"average_map": 0.5, "last_map": 0.4, "fpr_at_0.5": 0.2 + seed / 100})
+        labels = {"pseudo_recall": 0.8, "pseudo_precision": 0.5, "memory_label_fpr_after": 0.1}
+        values = {"average_map": 0.6, "last_map": 0.5, "fpr_at_0.5": 0.1 + seed / 50, **labels}
+        write_multi_run(tmp_path, "rebll", seed, values)
+    fake.write_run(tmp_path, fake.config("ml_lwf", seed=3, dataset__name="glyph_scenes"), finished=False)
+    return tmp_path
+
+
+def test_multi_label_results_are_shown_by_their_own_metric(multi, capsys):
+    frame, _ = summary.summarise(multi)
+    assert set(frame["task_kind"]) == {"multi"}
+    assert tables.default_metric(frame) == "average_map"
+    table = tables.main_table(frame)
+    assert table.index.tolist() == ["rebll", "ml_lwf"] and table.loc["rebll"].tolist() == ["60.00 ± 0.00"]
+    tables.print_main_table(multi, frame)
+    assert "average_map" in capsys.readouterr().out
+    known = [name for name in frame.columns if name in metrics_multilabel.SUMMARY]
+    assert known == [name for name in metrics_multilabel.SUMMARY if name in known]
+
+
+def test_multi_label_tables_hold_several_metrics_and_relabeling(multi):
+    frame, _ = summary.summarise(multi)
+    for name in ("cf1_at_0.5", "cf1_at_0.8", "of1_at_0.5", "of1_at_0.8", "memory_fpr_at_0.5"):
+        frame[name] = 0.25
+    for name in ("memory_label_fpr_before", "memory_label_fnr_before", "memory_label_fnr_after"):
+        frame[name] = frame["pseudo_recall"]
+    written = {path.stem: path for path in tables.write_all_tables(multi, frame) if path.suffix == ".md"}
+    assert {"average_map", "last_map", "fpr_at_0_5", "multilabel", "relabeling"} <= set(written)
+    overview = written["multilabel"].read_text()
+    assert "12.00 ± 2.00" in overview and "25.00 ± 0.00" in overview
+    relabeling = written["relabeling"].read_text()
+    assert "80.00" in relabeling and "ml_lwf" not in relabeling
+    assert not {"groups", "ranks", "cost"} & set(written)
+
+
+def test_one_row_against_another_in_several_metrics(multi):
+    frame, _ = summary.summarise(multi)
+    table = comparisons.pair_table(frame, "rebll", "ml_lwf", ["average_map", "fpr_at_0.5"])
+    assert table.loc["average_map", "difference"] == "+10.00" and table.loc["average_map", "better"] == "3 of 3"
+    lower = table.loc["fpr_at_0.5 (lower is better)"]
+    assert lower["difference"] == "-9.00" and lower["better"] == "3 of 3"  # -10, -9, -8
+    assert lower[comparisons.INTERVAL] == "-11.48 to -6.52"  # t(2) = 4.303 times 1 / sqrt(3)
+    with pytest.raises(UserError, match="no finished run"):
+        comparisons.pair_table(frame, "rebll", "ml_asl", ["average_map"])
+    with pytest.raises(UserError, match="no runs with pseudo_recall"):
+        comparisons.pair_table(frame, "rebll", "ml_lwf", ["pseudo_recall"])
 
 
 def test_the_table_is_printed_whatever_the_names(capsys, monkeypatch):
