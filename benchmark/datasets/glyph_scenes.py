@@ -138,12 +138,13 @@ def draw_labels(counts: np.ndarray, images: int, generator: np.random.Generator)
         keys = generator.gumbel(size=images) + np.log(favour) * (theme == groups[column])
         keys[labels.sum(axis=1) == MOST] = -np.inf
         labels[np.argsort(-keys, kind="stable")[: counts[column]], column] = 1
-    for empty in np.flatnonzero(labels.sum(axis=1) == 0):
-        spare = labels.sum(axis=1) - 1.0
-        spare[spare < 0] = 0
+    shown = labels.sum(axis=1)
+    spare = np.maximum(shown - 1.0, 0)
+    for empty in np.flatnonzero(shown == 0):
         donor = generator.choice(images, p=spare / spare.sum())
         column = generator.choice(np.flatnonzero(labels[donor]))
         labels[donor, column], labels[empty, column] = 0, 1
+        spare[donor] -= 1
     return labels
 
 
