@@ -468,3 +468,19 @@ def test_unknown_datasets_and_backbones() -> None:
 def test_reading_a_config_imports_no_torch() -> None:
     code = "import sys; from benchmark import config; config.load('quick').runs(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_strategy_and_dataset_of_different_kinds_are_refused() -> None:
+    """Before any image is read: digits carry one label each, glyph scenes several."""
+    for dataset, strategy in (("digits", "rebll"), ("glyph_scenes", "replay")):
+        wanted = f'"{strategy}" learns from images with (one label|several labels) each, dataset "{dataset}" has'
+        with pytest.raises(UserError, match=wanted):
+            config.check(config.validated({"dataset": {"name": dataset}, "strategy": {"name": strategy}}))
+    config.check(config.validated({"dataset": {"name": "glyph_scenes"}, "strategy": {"name": "rebll"}}))
+
+
+def test_a_mismatch_ends_with_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmark.cli import main
+
+    assert main(["run", "digits", "strategy=rebll", "--out", str(tmp_path)]) == 2
+    assert "several labels" in capsys.readouterr().err and not list(tmp_path.iterdir())

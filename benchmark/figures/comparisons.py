@@ -121,6 +121,8 @@ def compute(results: Results) -> Figure:
     costs = {name: found for name in axes_of if (found := part.costs(name))}
     if not costs:
         raise NotDrawn("no run kept its cost.jsonl")
+    if part.summary[METRIC].isna().all():
+        raise NotDrawn("no finished run has an average accuracy")
     rows = _labelled(part)
     methods = [name for name in part.methods() if any(name in found for found in costs.values())]
     looks = {name: {**look, "linestyle": "none", "markersize": 6} for name, look in style.methods(methods).items()}
