@@ -115,10 +115,10 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
         (text(p).upper(), _sortable(t), _protocol(p, t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)
     }
     streams = " / ".join(dict.fromkeys(shown for *_, shown in sorted(triples)))
-    stream = (
-        f"Stream: {value('dataset')}, {streams}, {value('profile')} profile, rho {value('rho')}, "
-        f"ranks {value('ranks')}, order {value('order')}, hold-out {value('holdout')}."
-    )
+    profile = f"{value('profile')} profile"
+    if profile != "natural profile":  # which keeps the counts of the dataset
+        profile += f", rho {value('rho')}, ranks {value('ranks')}"
+    stream = f"Stream: {value('dataset')}, {streams}, {profile}, order {value('order')}, hold-out {value('holdout')}."
     training = (
         f"Training: {value('backbone')}, augmentation {value('augmentation')}, {value('epochs')} epochs, memory "
         f"{value('memory_budget')} {value('memory_mode')}, precision {value('precision')}, compile {value('compile')}."

@@ -418,6 +418,14 @@ def test_multi_label_results_are_shown_by_their_own_metric(multi, capsys):
     assert known == [name for name in metrics_multilabel.SUMMARY if name in known]
 
 
+def test_the_natural_profile_has_no_rho(tmp_path):
+    for protocol, profile in (("lfs", "natural"), ("lfh", "exponential")):
+        fake.write_run(tmp_path / profile, fake.config("replay", protocol, stream__profile=profile), accuracy=50)
+    notes = [" ".join(table_of(tmp_path / name).attrs["notes"]) for name in ("natural", "exponential")]
+    assert "natural profile, order" in notes[0] and "rho" not in notes[0]
+    assert "exponential profile, rho 100, ranks by_label, order" in notes[1]
+
+
 def test_multi_label_tables_hold_several_metrics_and_relabeling(multi):
     frame, _ = summary.summarise(multi)
     for name in ("cf1_at_0.5", "cf1_at_0.8", "of1_at_0.5", "of1_at_0.8", "memory_fpr_at_0.5"):
