@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.files import create, write_json
+from benchmark.files import DamagedFile, create, read_bytes, write_json
 
 LEASE = 120.0  # seconds
 BEATS = 8  # signs of life in a lease; an NFS client may see the last one a minute late
@@ -158,10 +158,12 @@ def _numbers(folder: Path) -> list[int]:
 
 def _read(folder: Path, number: int) -> Claim | None:
     try:
-        with _path(folder, number).open("rb") as file:  # opening asks a network file system for the present state
-            heard, data = os.fstat(file.fileno()).st_mtime, file.read()
+        data = read_bytes(_path(folder, number))  # opening asks a network file system for the present state
+        heard = _path(folder, number).stat().st_mtime
     except OSError:
         return None
+    except DamagedFile:
+        data, heard = b"", 0.0
     try:
         owner = json.loads(data)
     except (ValueError, RecursionError):

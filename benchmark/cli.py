@@ -208,7 +208,9 @@ def _out(options: argparse.Namespace, name: str) -> Path:
 
 def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
     """Code in a file runs only if the file is named on this command line or --allow-code is given."""
-    named = " ".join(getattr(options, "overrides", ()))
+    from benchmark.overrides import parse_override, texts
+
+    named = {text for item in getattr(options, "overrides", ()) for text in texts(parse_override(item)[1])}
     for file in (file for run in runs for file in run.code_files):
         if file not in named and not options.allow_code:
             raise UserError(f'The config would run code from "{file}": give --allow-code if you trust it.')

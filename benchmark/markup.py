@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,24 @@ def to_latex(table: pd.DataFrame, label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_csv(frame: pd.DataFrame) -> str:
+    """Comma-separated values; a text that a spreadsheet would take for a formula gets a quotation mark before it."""
+    inert = frame.rename(columns=_inert)
+    for position, name in enumerate(frame.columns):
+        if frame.dtypes.iloc[position].kind not in "iufb" and any(_inert(v) is not v for v in frame[name]):
+            inert.isetitem(position, [_inert(value) for value in frame[name]])
+    return inert.to_csv(index=False, lineterminator="\n")
+
+
+def printable(text: Any) -> str:
+    """One line without control characters: what stands in a folder may be a stranger's, and a terminal obeys them."""
+    return "".join(c if c.isprintable() else " " for c in str(text)).strip()
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and re.match(r"[=+@\t\r]|-.", value) else value
+
+
 def print_table(table: pd.DataFrame) -> None:
     """Show a table in the terminal."""
     from rich.console import Console
@@ -82,12 +100,14 @@ def print_table(table: pd.DataFrame) -> None:
     shown = Table()
     shown.add_column(str(table.index.name or "method"), no_wrap=True)
     for column in table.columns:
-        shown.add_column(Text(" ".join(column) if isinstance(column, tuple) else str(column)), justify="right")
+        shown.add_column(Text(printable(" ".join(column) if isinstance(column, tuple) else column)), justify="right")
     for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
         styles = ["bold" if (name, column) in bold else "" for column in table.columns]
-        shown.add_row(Text(str(name)), *(Text(cell, style) for cell, style in zip(row, styles, strict=True)))
+        cells = (Text(printable(cell), style) for cell, style in zip(row, styles, strict=True))
+        shown.add_row(Text(printable(name)), *cells)
     console = Console()
-    console.print(Text(table.attrs["title"], style="bold"), shown, Text("\n".join(table.attrs["notes"])), sep="\n")
+    notes = Text("\n".join(map(printable, table.attrs["notes"])))
+    console.print(Text(printable(table.attrs["title"]), style="bold"), shown, notes, sep="\n")
 
 
 def escape_markdown(value: str) -> str:

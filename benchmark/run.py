@@ -26,6 +26,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation import all_metrics, evaluate, headline
 from benchmark.interruption import StopRequest
 from benchmark.loading import ArrayLoader
+from benchmark.preflight import images_hash
 from benchmark.store import (
     FORMAT,
     DamagedFile,
@@ -43,6 +44,7 @@ from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.template import IncrementalLearner, Optimisation
 
+Prepared = tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]
 Progress = Callable[[dict[str, Any]], None]
 COMPILE_PAYS_FROM = 100_000  # image passes: compiling costs about 30 s and saves about 0.35 ms an image
 
@@ -79,7 +81,7 @@ def execute(
         kept = {key: previous.resolved[key] for key in ("precision", "compile")}
         resolved = replace(resolved, **kept)
     write_json(folder.config, run.model_dump(mode="json"))
-    found = environment(resolved)
+    found = {**environment(resolved), "dataset": {"sha256": images_hash(arrays)}}
     write_json(folder.environment, found)
     folder.note(
         ", ".join(f"{name} {value}" for part in ("versions", "resolved") for name, value in found[part].items())
@@ -151,7 +153,7 @@ def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
     return [record for _, record in kept]
 
 
-def prepare(run: RunConfig) -> tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]:
+def prepare(run: RunConfig) -> Prepared:
     """Check a run against its data: recipe, stream and images, or a UserError."""
     recipe = check(run)
     if ":" in run.training.backbone:  # from outside imcil: its mistakes come before any work

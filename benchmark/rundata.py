@@ -11,6 +11,7 @@ docstring the title of its table. `worst_class.lower_is_better = True` turns the
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UserError
-from benchmark.store import DamagedFile, RunFolder, load_runs, read_jsonl
+from benchmark.store import DamagedFile, RunFolder, load_runs, read_bytes, read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ class RunData:
         """(C, C) test images after the last experience kept, true class by predicted class. Raises NotKept."""
         files = sorted(RunFolder(self.path).confusion.glob("[0-9]*.npz"))
         try:
-            with np.load(files[-1]) as content:
+            with np.load(io.BytesIO(read_bytes(files[-1])), allow_pickle=False) as content:
                 return np.asarray(content[self.classifier], dtype=np.int64)
         except Exception as error:  # numpy raises what its zip and header readers raise
             raise NotKept(f"{self.name} holds no readable confusion matrix of {self.classifier}.") from error

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from benchmark import claims
 from benchmark.errors import UserError
+from benchmark.markup import printable
 from benchmark.store import DamagedFile, RunFolder, RunRecord, load_runs, read_json, read_jsonl
 
 STYLES = {
@@ -99,7 +100,7 @@ def _table(records: Sequence[RunRecord]) -> Table:
     table.add_column("state")
     table.add_column("experiences", justify="right")
     for record in _listed(records):
-        table.add_row(Text(_plain(record.name)), Text(record.state, STYLES[record.state]), Text(progress(record)))
+        table.add_row(Text(printable(record.name)), Text(record.state, STYLES[record.state]), Text(progress(record)))
     return table
 
 
@@ -111,7 +112,7 @@ def _listed(records: Sequence[RunRecord]) -> list[RunRecord]:
 def _lines(records: Sequence[RunRecord]) -> list[Text]:
     """What there is to say about single runs, and the totals."""
     lines = [
-        Text(f"{_plain(record.name)}: {_plain(remark)}")
+        Text(f"{printable(record.name)}: {printable(remark)}")
         for record in records
         for remark in ([_whereabouts(record)] if record.state == "running" else _reasons(record))
     ]
@@ -133,12 +134,12 @@ def progress(record: RunRecord) -> str:
     """Experiences recorded of all: "3/10"; a run that has not started has none."""
     total = record.stream.get("tasks", "?")
     if record.state == "done":
-        return f"{_plain(total)}/{_plain(total)}"
+        return f"{printable(total)}/{printable(total)}"
     try:
         recorded = len(read_jsonl(RunFolder(record.path).metrics))
     except (OSError, DamagedFile):
-        return f"?/{_plain(total)}"
-    return f"{recorded}/{_plain(total)}" if recorded or record.stream else ""
+        return f"?/{printable(total)}"
+    return f"{recorded}/{printable(total)}" if recorded or record.stream else ""
 
 
 def _whereabouts(record: RunRecord) -> str:
@@ -205,8 +206,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def _plain(text: Any) -> str:
-    """One printable line: what stands in a folder may be a stranger's."""
-    return "".join(c if c.isprintable() else " " for c in str(text)).strip()

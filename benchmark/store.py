@@ -6,6 +6,7 @@ read. The helpers that every file is written and read with are in `benchmark.fil
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import warnings
@@ -25,6 +26,7 @@ from benchmark.files import (
     append_text,
     config_hash,
     json_bytes,
+    read_bytes,
     read_json,
     read_jsonl,
     write_bytes,
@@ -34,7 +36,8 @@ from benchmark.files import (
 
 __all__ = [
     "FORMAT", "AlreadyRunning", "ClaimLost", "DamagedFile", "RunFolder", "RunRecord", "State", "append_jsonl",
-    "config_hash", "json_bytes", "load_runs", "read_json", "read_jsonl", "write_bytes", "write_json", "write_text",
+    "config_hash", "json_bytes", "load_runs", "read_bytes", "read_json", "read_jsonl", "write_bytes", "write_json",
+    "write_text",
 ]  # fmt: skip
 
 FORMAT = 1  # of result.json
@@ -149,6 +152,9 @@ class RunFolder:
     @contextmanager
     def claim(self, lease: float = claims.LEASE) -> Iterator[claims.Hold]:
         """Hold the run for this process; see `benchmark.claims`. Raises AlreadyRunning if a living worker holds it."""
+        for path in (self.path, self.checkpoints, self.confusion):
+            if path.is_symlink():  # in a stranger's folder: files behind it would be replaced and removed
+                raise OSError(errno.ELOOP, "a run is not written through a symbolic link", str(path))
         with claims.hold(self.path, lease, self._mark()) as held:
             for leftover in self.checkpoints.glob(".*.tmp"):  # of a killed write; only the holder writes checkpoints
                 leftover.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from benchmark import datasets, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE
+from benchmark.markup import to_csv
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def write_summary(directory: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write DIR/summary.csv and DIR/curves.csv; returns both frames."""
     summary, curves = summarise(directory)
     for name, frame in (("summary.csv", summary), ("curves.csv", curves)):
-        write_text(Path(directory) / name, frame.to_csv(index=False, lineterminator="\n"))
+        write_text(Path(directory) / name, to_csv(frame))
     return summary, curves
 
 

@@ -14,6 +14,7 @@ from benchmark.engines.worker import Listener
 from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.plan import write_plan
+from benchmark.preflight import check_writable
 from benchmark.store import RunFolder
 
 
@@ -34,8 +35,9 @@ def run_sweep(
 
     Raises
     ------
-    UserError : a run's config does not fit its data; nothing was started.
+    UserError : a run does not fit its data or this machine; nothing was started.
     """
+    check_writable(directory)
     folders = {run.run_name: RunFolder(directory / "runs" / run.run_name) for run in runs}
     states = {name: folder.state for name, folder in folders.items()}
     leave = ("done",) if retry else ("done", "failed")

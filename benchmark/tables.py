@@ -30,7 +30,7 @@ from benchmark.cells import (
     title,
 )
 from benchmark.errors import UserError
-from benchmark.markup import print_table, to_latex, to_markdown
+from benchmark.markup import print_table, to_csv, to_latex, to_markdown
 from benchmark.metrics import group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
 from benchmark.store import write_text
@@ -329,7 +329,7 @@ def write_table(directory: str | Path, name: str, built: Built) -> list[Path]:
     numbers, table = built
     stem = re.sub(r"\W+", "_", name).strip("_")
     paths = [Path(directory) / "tables" / f"{stem}.{suffix}" for suffix in ("csv", "md", "tex")]
-    contents = (numbers.to_csv(index=False, lineterminator="\n"), to_markdown(table), to_latex(table, stem))
+    contents = (to_csv(numbers), to_markdown(table), to_latex(table, stem))
     for path, content in zip(paths, contents, strict=True):
         write_text(path, content)
     return paths

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmark.config import RunConfig
-from benchmark.engines.worker import carry_out
+from benchmark.engines.worker import carry_out, check
+from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, StopRequest
+from benchmark.preflight import check_writable
 from benchmark.status import duration
 from benchmark.store import RunFolder
 
@@ -34,10 +36,9 @@ def run_here(config: RunConfig, out: Path, device: str) -> int:
     folder = RunFolder(out / "runs" / name)
     if folder.read_result() is None:
         with StopRequest().listening("Stopping after this step; a second signal ends it at once.") as stop:
-            from benchmark import run
-
-            run.check_device(device)
-            run.prepare(config)  # before the folder exists
+            check_writable(out)
+            for _, sentence in check([config], device, out, workers=1):  # before the folder exists
+                raise UserError(sentence)
             view = LiveView([name])
             with view:
                 if folder.state == "failed":

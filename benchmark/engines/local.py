@@ -129,7 +129,8 @@ class LocalEngine:
             for w, kind, name, content in self._next_events():
                 if kind == "ready" and not asked:
                     asked = True
-                    w.channel.send(("check", self.runs, w.device))
+                    sharing = self.devices[: len(self.runs)].count(w.device)
+                    w.channel.send(("check", self.runs, w.device, self.directory, sharing))
                 elif kind == "invalid" and name is not None:
                     problems[name] = content
                 elif kind == "died":
@@ -226,7 +227,7 @@ class LocalEngine:
 
 
 def _serve(channel: Connection) -> None:
-    """Take tasks from the parent: ("check", runs, device) or ("work", directory, runs, terms), the last one.
+    """Take tasks from the parent: ("check", *arguments of `check`), and at last ("work", directory, runs, terms).
 
     Answers (kind, run name, content): ready; invalid and checked; the events of `work` and finished. Ends with the
     parent, and with status 75 when it is asked to stop (see `benchmark.interruption`), its run saved.

@@ -61,7 +61,7 @@ class RayEngine:
         """
         with _connected(self.ray, self.address):
             workers = _Workers(self.ray, Order.of(runs, self.directory, self.device, fail_fast), self.per_gpu)
-            check_all(runs)
+            check_all(runs, self.directory, self.jobs or workers.room())
             self.listener("checked", None, None)
             at_once = min(self.jobs or workers.room(), len(runs))
             watch = FolderWatch(self.directory, runs, self.listener)

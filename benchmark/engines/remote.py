@@ -109,7 +109,10 @@ class FolderWatch:
             self.listener("progress", name, progress)
 
 
-def check_all(runs: Sequence[RunConfig]) -> None:
-    """Check all runs against their data, in this process. Raises InvalidRuns; a device is the workers' affair."""
-    if problems := dict(check(runs, "auto")):
+def check_all(runs: Sequence[RunConfig], directory: Path, workers: int) -> None:
+    """Check all runs against their data and the disk, in this process; devices and memory are the workers' affair.
+
+    Raises InvalidRuns.
+    """
+    if problems := dict(check(runs, "auto", directory, workers, here=False)):
         raise InvalidRuns(problems)

@@ -76,7 +76,7 @@ class SlurmEngine:
         Interrupted : this process was asked to stop; the job was cancelled, and every task had its time to save.
         Detached : the job is submitted.
         """
-        check_all(runs)
+        check_all(runs, self.directory, self.jobs or 1)
         self.listener("checked", None, None)
         job = self._submit(Task(Order.of(runs, self.directory, self.device, fail_fast), self.per_gpu), len(runs))
         logs = self.directory / "slurm" / f"{job}_*_log.out"

@@ -96,18 +96,27 @@ def work(
                 took_one |= kind != "skipped"
 
 
-def check(runs: Iterable[RunConfig], device: str) -> Iterator[tuple[str, str]]:
-    """(run name, sentence) of every run whose config does not fit the device or its data; trains nothing."""
+def check(
+    runs: Iterable[RunConfig], device: str, directory: Path, workers: int, here: bool = True
+) -> Iterator[tuple[str, str]]:
+    """(run name, sentence) of every run whose config does not fit the device or its data; trains nothing.
+
+    And of the largest run when there is no room for it `workers` times: see `benchmark.preflight`. `here` tells whether
+    the runs will use this machine's memory.
+    """
+    from benchmark.preflight import Preflight
     from benchmark.run import check_device, prepare
 
+    preflight = Preflight(directory, device if here else None, workers)
     for run in runs:
         try:
             check_device(device)
-            prepare(run)
+            preflight.add(run, prepare(run))
         except UserError as error:
             yield run.run_name, str(error)
         except Exception:  # not the user's mistake: the run itself will fail and record it
             continue
+    yield from preflight.problems()
 
 
 def carry_out(

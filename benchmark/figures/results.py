@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from benchmark.accounting import run_cost
 from benchmark.errors import UserError
 from benchmark.figures.style import PRINCIPAL
 from benchmark.overrides import parse_override
-from benchmark.store import DamagedFile, RunFolder, RunRecord, load_runs, read_jsonl
+from benchmark.store import DamagedFile, RunFolder, RunRecord, load_runs, read_bytes, read_jsonl
 from benchmark.summary import summarise_runs, text
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Results:
         for record in self.records:
             files = sorted(RunFolder(record.path).confusion.glob("*.npz"))
             try:
-                with np.load(files[-1], allow_pickle=False) as arrays:
+                with np.load(io.BytesIO(read_bytes(files[-1])), allow_pickle=False) as arrays:
                     matrix = np.asarray(arrays[own_classifier(record, arrays)], dtype=np.float64)
             except (OSError, IndexError, KeyError, ValueError):
                 continue

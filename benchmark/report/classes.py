@@ -7,6 +7,7 @@ one place differs between seeds. Each is at most `SIDE` blocks wide: a 1000-clas
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -18,7 +19,7 @@ from typing import IO, Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.store import DamagedFile, RunFolder, RunRecord, read_jsonl
+from benchmark.store import DamagedFile, RunFolder, RunRecord, read_bytes, read_jsonl
 
 IntArray = npt.NDArray[np.int64]
 
@@ -151,7 +152,7 @@ def pack_all(sums: Mapping[Any, ConfusionSum], budget: int) -> dict[Any, dict[st
 def _read_matrices(path: Path, num_classes: int) -> dict[str, IntArray]:
     """The (C, C) matrices of an .npz; the header is checked first, so that no claim of a file allocates memory."""
     found = {}
-    with np.load(path, allow_pickle=False) as archive:
+    with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is no .npz archive")
         members: Any = archive.zip
