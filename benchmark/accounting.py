@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cells import EMPTY, about, cells, percent, row_order, title
 from benchmark.errors import UserError
 from benchmark.grouping import label_rows
+from benchmark.markup import to_csv
 from benchmark.store import DamagedFile, RunFolder, read_jsonl, write_text
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def cost_frame(summary: pd.DataFrame) -> pd.DataFrame:
 
 def write_costs(directory: str | Path, summary: pd.DataFrame) -> None:
     """Write DIR/cost.csv: one row per finished run."""
-    write_text(Path(directory) / "cost.csv", cost_frame(summary).to_csv(index=False, lineterminator="\n"))
+    write_text(Path(directory) / "cost.csv", to_csv(cost_frame(summary)))
 
 
 def cost_table(summary: pd.DataFrame, order: Sequence[str] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:

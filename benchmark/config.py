@@ -22,7 +22,7 @@ from benchmark.streams.split import fixes_tasks
 
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
-NOT_SCIENCE = ("dataset.root", "metrics.diagnostics", "training.checkpoint_minutes")
+NOT_SCIENCE = ("dataset.root", "metrics.diagnostics", "training.checkpoint_minutes", "training.loggers")
 
 
 class Section(BaseModel):
@@ -97,7 +97,7 @@ class MemoryConfig(Section):
 class TrainingConfig(Section):
     """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs.
 
-    `checkpoint_minutes`: time between two checkpoints inside an experience.
+    `checkpoint_minutes`: time between two checkpoints inside an experience. `loggers`: see `benchmark.loggers`.
     """
 
     backbone: str = "resnet32"
@@ -114,6 +114,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_minutes: float = Field(default=10, ge=0)
+    loggers: list[Literal["tensorboard", "wandb"]] = []
     seed: int = 0
 
     @field_validator("compile", mode="before")

@@ -26,6 +26,8 @@ from benchmark.errors import UserError
 from benchmark.evaluation import all_metrics, evaluate, headline
 from benchmark.interruption import StopRequest
 from benchmark.loading import ArrayLoader
+from benchmark.loggers import Loggers
+from benchmark.loggers import check as check_loggers
 from benchmark.preflight import images_hash
 from benchmark.store import (
     FORMAT,
@@ -108,10 +110,10 @@ def execute(
         if previous.progress:
             learner.resume_progress(previous.progress)
 
-    with stop.deferred():
+    with Loggers(run, folder.path) as loggers, stop.deferred():
         for t, experience in enumerate(experiences[done:], start=done):
             stop.check()
-            learner.on_epoch = _reporter(progress, t, len(experiences), saver)
+            learner.on_epoch = _reporter((progress, loggers.epoch), t, len(experiences), saver)
             learner.train(experience, eval_streams=[])
             trained, passed = saver.seconds, learner.model.compute.forward
             costs = cost.of_training(learner, saver.steps, trained, arrays.train_images[0].nbytes)
@@ -124,6 +126,7 @@ def execute(
             for observer in observers:
                 append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
             folder.note(_line(benchmark.info.task_kind, record, learner, len(experiences), trained))
+            loggers.experience(record)
             costs |= cost.of_evaluation(learner, saver.seconds - trained, passed)
             append_jsonl(folder.cost, {"experience": t, **costs})
             saver.end(learner.state_dict())
@@ -156,6 +159,7 @@ def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
 def prepare(run: RunConfig) -> Prepared:
     """Check a run against its data: recipe, stream and images, or a UserError."""
     recipe = check(run)
+    check_loggers(run.training.loggers)
     if ":" in run.training.backbone:  # from outside imcil: its mistakes come before any work
         models.build(run.training.backbone, recipe.last_relu)
     arrays = _load_dataset(run.dataset.model_copy(update={"classes": _generated_classes(run.dataset)}))
@@ -301,13 +305,13 @@ def _processor() -> str:
 
 
 def _reporter(
-    progress: Progress, t: int, experiences: int, saver: checkpoint.CheckpointPlugin
+    listeners: Sequence[Progress], t: int, experiences: int, saver: checkpoint.CheckpointPlugin
 ) -> Callable[[int, int, float, int], None]:
     def report(epoch: int, epochs: int, loss: float, images: int) -> None:
         rate = images / saver.seconds
-        progress(
-            {"experience": t, "experiences": experiences, "epoch": epoch, "epochs": epochs, "loss": loss, "rate": rate}
-        )
+        place = {"experience": t, "experiences": experiences, "epoch": epoch, "epochs": epochs}
+        for listener in listeners:
+            listener({**place, "loss": loss, "rate": rate})
 
     return report
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark.perf import large, scaling, steps, stock, throughput
+from benchmark.perf import large, overhead, scaling, steps, stock, throughput
 from benchmark.perf.setting import config, noise_stream, resolved
 from benchmark.run import environment
 from benchmark.store import write_json
@@ -32,8 +32,10 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "thousand": scaling.thousand_classes,
     "large": large.loader_and_training,
     "sweep": throughput.sweep_throughput,
+    "overhead": overhead.sweep_overhead,
+    "reading": overhead.reading,
 }
-EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "large", "sweep")
+EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "large", "sweep", "overhead", "reading")
 
 
 def main(argv: list[str] | None = None) -> int:

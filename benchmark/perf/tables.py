@@ -52,6 +52,13 @@ def speed_tables(directory: Path) -> str:
         elif stem.startswith("sweep-"):
             rows = ", ".join(f"{row['images_per_second']:.0f} ({jobs})" for jobs, row in record["workers"].items())
             lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
+        elif stem.startswith("overhead-"):
+            share, run = f"{100 * record['outside']:.1f} %", f"{record['seconds_per_run']:.2f} s a run"
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {share} ({run}){_busy([record])}.")
+        elif stem.startswith("reading-"):
+            middle = {name: times[len(times) // 2] for name, times in record["seconds"].items()}
+            rows = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in middle.items())
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {rows}{_busy([record])}.")
         elif "dgr_over_lwf" in record:
             lines.append(
                 f"- A `dgr` step over one of `lwf`, same teacher: {record['dgr_over_lwf']['ratio']:.3f}; of one "
@@ -63,9 +70,12 @@ def speed_tables(directory: Path) -> str:
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
     """The processors measured on, and the load of others while it was measured."""
     processors = sorted({record["environment"]["machine"]["processor"] for record in records})
+    return f"{', '.join(processors)}{_busy(records)}."
+
+
+def _busy(records: Sequence[Mapping[str, Any]]) -> str:
     loads = [record["foreign_cores"] for record in records if record.get("foreign_cores") is not None]
-    busy = f"; other processes kept up to {max(loads):.1f} cores busy" if loads else ""
-    return f"{', '.join(processors)}{busy}."
+    return f"; other processes kept up to {max(loads):.1f} cores busy" if loads else ""
 
 
 def _sentence(text: str) -> str:

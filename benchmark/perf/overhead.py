@@ -1,0 +1,131 @@
+"""What a sweep costs besides its runs: the time outside them, and reading a folder of ten thousand runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmark.perf.setting import ForeignLoad
+from benchmark.store import RunFolder, read_json, write_json
+
+RUN = ("strategy=replay", "dataset.classes=10", "training.precision=fp32")  # of `digits`
+MEMORY = Path("/dev/shm")  # a file system whose fsync is free, to make ten thousand runs quickly
+
+
+def sweep_overhead(mode: str, runs: int = 200, workers: int = 2) -> dict[str, Any]:
+    """The share of a sweep's time in which its workers were not inside a run, start-up and tables included."""
+    epochs = _epochs_of_a_second()
+    load = ForeignLoad()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmark.perf.overhead", folder, str(runs), str(workers), str(epochs)]
+        started = time.perf_counter()
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        wall = time.perf_counter() - started
+    inside = json.loads(done.stdout.splitlines()[-1])
+    assert len(inside) == runs
+    return {
+        "what": f"`imcil sweep` of {runs} runs of about a second on {workers} workers: time outside of runs",
+        "mode": mode,
+        "epochs": epochs,
+        "foreign_cores": load.cores(),
+        "wall_seconds": wall,
+        "seconds_per_run": sum(inside) / runs,
+        "outside": 1 - sum(inside) / (workers * wall),
+    }
+
+
+def reading(mode: str, runs: int = 10_000) -> dict[str, Any]:
+    """Seconds that a command needs for a folder of finished runs, files in the page cache."""
+    load = ForeignLoad()
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
+        folder = Path(name)
+        _fill(folder, runs)
+        write_summary = f"from benchmark.summary import write_summary; write_summary({name!r})"
+        commands = {"status": ["-m", "benchmark", "status", name], "summary_and_curves": ["-c", write_summary]}
+        seconds = {}
+        for title, command in commands.items():
+            times = []
+            for _ in range(3):
+                started = time.perf_counter()
+                subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+                times.append(time.perf_counter() - started)
+            seconds[title] = sorted(times)
+    return {
+        "what": f"a folder of {runs:,} finished runs: status, summary.csv and curves.csv, in seconds",
+        "mode": mode,
+        "foreign_cores": load.cores(),
+        "seconds": seconds,
+    }
+
+
+def _config(epochs: int, *overrides: str) -> Any:
+    from benchmark.config import load
+
+    return load("digits", [*RUN, f"training.epochs={epochs}", *overrides])
+
+
+def _execute(epochs: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of one run in this process, and the JSON files it leaves."""
+    from benchmark.run import execute
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder(name)
+        started = time.perf_counter()
+        execute(_config(epochs).base, folder, device="cpu")
+        seconds = time.perf_counter() - started
+        return seconds, {path.name: read_json(path) for path in folder.path.glob("*.json")}
+
+
+def _epochs_of_a_second() -> int:
+    """With how many epochs a run takes a second here."""
+    _execute(1)  # warm-up
+    few, many = (min(_execute(epochs)[0] for _ in range(3)) for epochs in (2, 10))
+    per_epoch = max((many - few) / 8, 1e-3)
+    return max(1, round((1 - few) / per_epoch) + 2)
+
+
+def _fill(folder: Path, runs: int) -> None:
+    """Finished runs that differ in their seeds."""
+    _, files = _execute(1)
+    plan = {}
+    for seed in range(runs):
+        name = f"digits-lfs5-replay-s{seed}-{seed:010x}"
+        config = files["config.json"]
+        plan[name] = {**config, "training": {**config["training"], "seed": seed}}
+        for file, content in {**files, "config.json": plan[name]}.items():
+            write_json(folder / "runs" / name / file, content)
+    write_json(folder / "sweep.json", {"runs": plan})
+
+
+def main(folder: str, runs: str, workers: str, epochs: str) -> None:
+    """Carry out a sweep and print the seconds between start and end of each run."""
+    from benchmark import sweep
+    from benchmark.engines.local import LocalEngine
+    from benchmark.engines.worker import Listener
+
+    started: dict[str, float] = {}
+    inside: list[float] = []
+
+    def timed(listener: Listener) -> Listener:
+        def listen(kind: str, name: str | None, content: Any) -> None:
+            if kind == "started" and name:
+                started[name] = time.perf_counter()
+            elif kind == "done" and name:
+                inside.append(time.perf_counter() - started[name])
+            listener(kind, name, content)
+
+        return listen
+
+    plan = _config(int(epochs), f"grid={{training.seed: {list(range(int(runs)))}}}").runs()
+    devices = ["cpu"] * int(workers)
+    sweep.run_sweep(plan, Path(folder), lambda out, listener: LocalEngine(out, devices, timed(listener)))
+    print(json.dumps(inside))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
