@@ -200,7 +200,8 @@ def _reasons(record: RunRecord) -> Iterator[str]:
 
 def duration(seconds: float) -> str:
     """'40 s', '12 min', '3 h 20 min', '2 d 4 h'."""
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    minutes = round(seconds / 60)
+    hours = minutes // 60
     if seconds < 60:
         return f"{round(seconds)} s"
     if minutes < 60:
