@@ -248,7 +248,8 @@ def describe(name: str) -> str:
 def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read a config (a path, or a name of `names()`) and apply `key=value` overrides.
 
-    An override of a grid key pins it: the grid keeps the points that match, or drops the key.
+    An override of a grid key pins it: the grid keeps the points that match, or drops the key. `grid={…}` is another
+    grid.
 
     Raises
     ------
@@ -262,8 +263,9 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
                 f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.'
             )
     content = read(path)
-    grid = checked_grid(content.pop("grid", None) or {}, path)
-    changes = with_grid_options(grid, dict(parse_override(text) for text in overrides))
+    changes = dict(parse_override(text) for text in overrides)
+    grid = checked_grid(changes.pop("grid", content.pop("grid", None)) or {}, path)
+    changes = with_grid_options(grid, changes)
     grid = pin(grid, changes)
     option = next((key for key in changes if key.startswith("strategy.") and key != "strategy.name"), None)
     if option and any("strategy" in key.split(",") for key in grid):

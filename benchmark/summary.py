@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from benchmark import datasets, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE
-from benchmark.markup import to_csv
+from benchmark.markup import printable, to_csv
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def short_name(value: Any) -> Any:
     """A config value as a cell: a list or section is "custom", `path/to/file.py:Class` is "Class" (paths differ)."""
     if isinstance(value, list | dict):
         return "custom"
-    return value.rpartition(":")[2] if isinstance(value, str) and ".py:" in value else value
+    if isinstance(value, str):
+        return printable(value.rpartition(":")[2] if ".py:" in value else value)
+    return value
 
 
 def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:

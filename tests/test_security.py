@@ -20,11 +20,15 @@ import pytest
 import results_folder as fake
 
 from benchmark import datasets, store
-from benchmark.cli import main
+from benchmark.cli import _check_code, _parser, main
 from benchmark.config import load
+from benchmark.engines.base import InvalidRuns
+from benchmark.engines.worker import Listener, check
 from benchmark.errors import UserError
 from benchmark.files import DamagedFile, read_json, read_jsonl
 from benchmark.markup import printable
+from benchmark.plan import planned_runs
+from benchmark.sweep import run_sweep
 
 # Commands that read results, in a process whose every import, unpickling, process, connection and write is noted.
 WATCHED = """
@@ -168,7 +172,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(watched: Any, stranger: Path) -> 
 def test_names_do_not_lead_out_of_the_folder(watched: Any, stranger: Path) -> None:
     assert not list(stranger.parent.rglob("escaped*"))
     assert {path.name for path in stranger.iterdir()} == {
-        "runs", "sweep.json", "plugin.py", "summary.csv", "curves.csv", "tables", "figures", "report.html",
+        "runs", "sweep.json", "plugin.py", "summary.csv", "curves.csv", "cost.csv", "tables", "figures", "report.html",
     }  # fmt: skip
 
 
@@ -229,8 +233,10 @@ def test_code_is_named_exactly_or_not_at_all(refusal: Callable[..., str], tmp_pa
     Path("grid.yaml").write_text("dataset: {name: digits}\ngrid: {strategy: [replay, 'mine.py:net']}\n")
     assert 'would run code from "mine.py:net"' in refusal("sweep", "grid.yaml")
     assert not (tmp_path / "trace").exists()
-    refusal("sweep", "grid.yaml", "grid={strategy: [replay, 'mine.py:net']}")  # it holds no recipe
-    assert (tmp_path / "trace").exists()
+    options = _parser().parse_args(["sweep", "grid.yaml", "grid={strategy: [replay, 'mine.py:net']}"])
+    _check_code(options, load("grid.yaml", options.overrides).runs())
+    with pytest.raises(UserError, match=r'would run code from "yours_mine\.py:net"'):
+        _check_code(options, load("grid.yaml", ["strategy=yours_mine.py:net"]).runs())
 
 
 @pytest.mark.parametrize(
@@ -242,11 +248,22 @@ def test_code_is_named_exactly_or_not_at_all(refusal: Callable[..., str], tmp_pa
         {"strategy": {"name": "x:/../../escaped"}},
     ],
 )
-def test_a_plan_does_not_lead_out_of_the_folder(refusal: Callable[..., str], tmp_path: Path, changes: Any) -> None:
+def test_a_plan_does_not_lead_out_of_the_folder(tmp_path: Path, changes: Any) -> None:
+    """Its runs are refused before anything is written."""
     content = {**load("digits").base.model_dump(mode="json"), **changes}
-    store.write_json(tmp_path / "a" / "b" / "sweep.json", {"runs": {"run": content}})
+    place = tmp_path / "a" / "b"
+    store.write_json(place / "sweep.json", {"runs": {"run": content}})
     before = sorted(tmp_path.rglob("*"))
-    refusal("retry", "a/b", "--jobs", "1")
+
+    def nothing(out: Path, listener: Listener) -> Any:
+        class Checking:
+            def run(self, runs: Any, fail_fast: bool = False) -> None:
+                raise InvalidRuns(dict(check(runs, "cpu", out, workers=1)))
+
+        return Checking()
+
+    with pytest.raises(UserError, match=r"escaped"):
+        run_sweep(planned_runs(place), place, nothing, retry=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
