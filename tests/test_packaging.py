@@ -77,7 +77,8 @@ def test_the_lock_satisfies_the_project() -> None:
 
 def test_every_dependency_is_used_and_every_import_is_declared() -> None:
     extras = [text for texts in PROJECT["project"].get("optional-dependencies", {}).values() for text in texts]
-    declared = {Requirement(text).name for text in [*PROJECT["project"]["dependencies"], *extras]} - {"setuptools"}
+    others_use = {"setuptools", "tensorboard"}  # gputil and Avalanche's logger
+    declared = {Requirement(text).name for text in [*PROJECT["project"]["dependencies"], *extras]} - others_use
     modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
     found = {name for package in ("benchmark", "strategies") for _, name in imports(ROOT / package)}
     third_party = found - set(sys.stdlib_module_names) - {"benchmark", "strategies"}

@@ -49,6 +49,7 @@ Event = tuple[str, str | None, Any]
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # other sweeps of this machine share the device elsewhere
     (tmp_path / "mine.py").write_text(PLUGIN)
     return tmp_path
 
