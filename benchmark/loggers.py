@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
+from benchmark.evaluation import SCORES
 
 if TYPE_CHECKING:
     from avalanche.logging import BaseLogger
@@ -47,12 +48,10 @@ class Loggers:
         step = event["experience"] * event["epochs"] + event["epoch"]
         self._log({"train/loss": event["loss"], "train/images_per_second": event["rate"]}, step)
 
-    def experience(self, record: Mapping[str, Any]) -> None:
-        """After an experience: accuracy on all test images of seen classes, and images in memory."""
-        values = {
-            f"test/accuracy_seen/{name}": sum(counts["correct"]) / sum(counts["total"])
-            for name, counts in record["classifiers"].items()
-        }
+    def experience(self, kind: str, record: Mapping[str, Any]) -> None:
+        """After an experience: the score on all test images of seen classes, and images in memory."""
+        title = "test/accuracy_seen" if kind == "single" else "test/map"
+        values = {f"{title}/{name}": SCORES[kind](found) for name, found in record["classifiers"].items()}
         step = (record["experience"] + 1) * self.run.training.epochs
         self._log({**values, "memory_held": sum(record["memory_held"])}, step)
 

@@ -126,7 +126,7 @@ def execute(
             for observer in observers:
                 append_jsonl(folder.diagnostics, {"experience": t, **observer.record(learner)})
             folder.note(_line(benchmark.info.task_kind, record, learner, len(experiences), trained))
-            loggers.experience(record)
+            loggers.experience(benchmark.info.task_kind, record)
             costs |= cost.of_evaluation(learner, saver.seconds - trained, passed)
             append_jsonl(folder.cost, {"experience": t, **costs})
             saver.end(learner.state_dict())
