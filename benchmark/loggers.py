@@ -71,9 +71,13 @@ def _wandb(run: RunConfig, folder: Path) -> BaseLogger:
     import wandb
     from avalanche.logging import WandBLogger
 
+    class Logger(WandBLogger):
+        def log_single_metric(self, name: str, value: float, x_plot: int) -> None:
+            self.wandb.log({name: value}, step=x_plot)  # Avalanche 0.6 asks for wandb.viz, which wandb has no more
+
     settings = wandb.Settings(console="off", silent=True)
     (folder / "wandb").mkdir(exist_ok=True)  # otherwise a warning, and a folder elsewhere
-    return WandBLogger(
+    return Logger(
         project_name="imcil",
         run_name=run.run_name,
         save_code=False,

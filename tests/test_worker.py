@@ -72,7 +72,7 @@ def carried_out(
         if kind == "started":
             look()
 
-    work(place / "out", code_files={"mine.py:Mine"}, device="cpu", listen=listen, **terms)
+    work(place / "out", planned, code_files={"mine.py:Mine"}, device="cpu", listen=listen, **terms)
     return events
 
 
