@@ -56,10 +56,8 @@ def speed_tables(directory: Path) -> str:
             share, run = f"{100 * record['outside']:.1f} %", f"{record['seconds_per_run']:.2f} s a run"
             lines.append(f"- {_sentence(record['what'])[:-1]}: {share} ({run}){_busy([record])}.")
         elif stem.startswith("reading-"):
-            rows = ", ".join(
-                f"{name.replace('_', ' ')} {sorted(times['clock'])[1]:.1f} (processor {sorted(times['processor'])[1]:.1f})"
-                for name, times in record["seconds"].items()
-            )
+            middle = {name: [sorted(times[by])[1] for by in times] for name, times in record["seconds"].items()}
+            rows = ", ".join(f"{name.replace('_', ' ')} {a:.1f} ({b:.1f})" for name, (a, b) in middle.items())
             lines.append(f"- {_sentence(record['what'])[:-1]}: {rows}{_busy([record])}.")
         elif "dgr_over_lwf" in record:
             lines.append(
