@@ -63,7 +63,7 @@ def reading(mode: str, runs: int = 10_000) -> dict[str, Any]:
                 processor.append(used)
             seconds[title] = {"clock": sorted(clock), "processor": sorted(processor)}
     return {
-        "what": f"a folder of {runs:,} finished runs: seconds (of the processor) for status, for summary.csv and curves.csv",
+        "what": f"seconds (of the processor) for a folder of {runs:,} finished runs",
         "mode": mode,
         "foreign_cores": load.cores(),
         "seconds": seconds,
