@@ -7,24 +7,20 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark
-from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
+from foreign_stream import CHANCE, SHUFFLED_IDS, foreign_benchmark
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from benchmark import models
 from benchmark.loading import ArrayLoader
 from benchmark.workbench import BATCH_SIZE, COUNTS, LR, Trained, Workbench, copied, differences, seen_tests
 from strategies import registry
 from strategies.finetune import Finetune
-from strategies.heads import CosineHead, LinearHead
+from strategies.heads import LinearHead
 from strategies.lucir import LUCIR
-from strategies.memory import concatenate
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.replay import Replay
@@ -538,26 +534,7 @@ def test_a_backbone_that_cannot_be_compiled_runs_uncompiled(monkeypatch: pytest.
     assert logits.shape == (4, 3) and model._compiled is None
 
 
-# --- foreign benchmarks and stock templates --------------------------------------------------------------------------
-
-SHUFFLED_IDS = [7, 2, 5, 0, 8, 3, 6, 1, 4]
-CHANCE = 1 / 9
-
-
-def points(per_class: int, seed: int) -> TensorDataset:
-    """Nine patterns of 8x8 pixels plus noise."""
-    patterns = torch.randn(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    patterns = patterns.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    labels = torch.arange(9).repeat_interleave(per_class)
-    noise = torch.randn(len(labels), 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    data = TensorDataset(patterns[labels] + 0.4 * noise, labels)
-    data.targets = labels.tolist()  # type: ignore[attr-defined]
-    return data
-
-
-def foreign_benchmark() -> Any:
-    """Avalanche's own class-incremental benchmark: no sample_index, class ids in any order."""
-    return nc_benchmark(points(12, 1), points(5, 2), n_experiences=3, task_labels=False, fixed_class_order=SHUFFLED_IDS)
+# --- foreign benchmarks; test_strategies_stock.py has the others ------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["finetune", "replay", "icarl", "dgr"])
@@ -583,103 +560,3 @@ def test_our_learner_trains_on_a_foreign_benchmark(name: str) -> None:
     assert correct / 45 > (
         CHANCE if name == "finetune" else 2 * CHANCE
     )  # finetuning keeps a third of the classes at most
-
-
-class FixedRows(SupervisedPlugin):
-    """Gives the rows of new classes values that depend on their place in the order of arrival alone."""
-
-    def __init__(self, arrival: list[int], from_scratch: bool) -> None:
-        super().__init__()
-        self.arrival, self.from_scratch = arrival, from_scratch
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        head = strategy.model.head
-        seen = 3 * strategy.experience.current_experience + 3
-        for place in range(0 if self.from_scratch else seen - 3, seen):
-            label = self.arrival[place]
-            shape = head.row_shape if isinstance(head, CosineHead) else (head.num_features,)
-            row = torch.randn(shape, generator=torch.Generator().manual_seed(place)) / 8
-            with torch.no_grad():
-                if isinstance(head, CosineHead):
-                    head.new[head.new_columns.index(label)] = row
-                else:
-                    head.linear.weight[label], head.linear.bias[label] = row, 0.0
-
-
-SINGLE_LABEL = [name for name in registry.names() if registry.get(name).task_kind == "single"]
-WITHOUT_NOISE = {  # which class draws which number, or which of its images, is chance
-    "lucir_gvalign": {"mixup": False, "stage_lr": 0.0},
-    "lucir_lws": {"lws_lr": 0.0},
-    "podnet_lws": {"lws_lr": 0.0},
-    "eeil_lws": {"lws_lr": 0.0},
-}
-
-
-def first_images(seed: Any, seeded: Any = np.random.default_rng) -> Any:
-    """A generator whose permutations keep the order, in place of those that are seeded by class id."""
-    if not isinstance(seed, list):
-        return seeded(seed)
-    return SimpleNamespace(permutation=lambda items: np.arange(items) if isinstance(items, int) else items)
-
-
-@pytest.mark.parametrize("name", SINGLE_LABEL)
-def test_shuffled_class_ids_change_nothing_but_the_order_of_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch an epoch, so that the order of images plays no part; random choices take the first images."""
-    monkeypatch.setattr("numpy.random.default_rng", first_images)
-    monkeypatch.setattr("strategies.podnet.derive_seed", lambda *parts: 0)  # k-means
-    scores: list[dict[str, Tensor]] = []
-    for arrival_ids in (False, True):
-        recipe = registry.get(name)(**WITHOUT_NOISE.get(name, {}))
-        stream = nc_benchmark(
-            points(12, 1),
-            points(5, 2),
-            n_experiences=3,
-            task_labels=False,
-            fixed_class_order=SHUFFLED_IDS,
-            class_ids_from_zero_from_first_exp=arrival_ids,
-        )
-        torch.manual_seed(0)
-        backbone: Any = models.build("convnet", recipe.last_relu)
-        parts = recipe.build(Context(backbone.num_features, backbone, MemoryPolicy(4), 0, 4, 500, LR))
-        learner = IncrementalLearner(
-            network=IncrementalNetwork(backbone, parts.head),
-            parts=parts,
-            optimisation=Optimisation(4, 500, LR),
-            loader=ArrayLoader(None, None, "none"),
-        )
-        ids = list(range(9)) if arrival_ids else SHUFFLED_IDS
-        learner.plugins.insert(0, FixedRows(ids, from_scratch=name.startswith("joint") or name == "gdumb"))
-        for experience in stream.train_stream:
-            learner.train(experience, eval_streams=[])
-        tests = concatenate([experience.dataset for experience in stream.test_stream])
-        found = learner.predict(tests)
-        scores.append({key: value[:, ids] for key, value in found.items()})
-    for classifier, shuffled in scores[0].items():
-        assert torch.allclose(shuffled, scores[1][classifier], rtol=5e-3, atol=5e-3), classifier
-
-
-@pytest.mark.parametrize("name", SINGLE_LABEL)
-def test_attached_to_a_stock_template(name: str) -> None:
-    torch.manual_seed(0)
-    recipe = registry.get(name)()
-    stream = foreign_benchmark()
-    backbone: Any = models.build("convnet", recipe.last_relu)
-    model, criterion, plugins = recipe.attach(
-        backbone, backbone.num_features, MemoryPolicy(4), epochs=6, batch_size=16, lr=LR
-    )
-    accuracy = EvaluationPlugin(accuracy_metrics(stream=True))
-    strategy = SupervisedTemplate(
-        model=model,
-        optimizer=torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4),
-        criterion=criterion,
-        plugins=plugins,
-        train_mb_size=16,
-        train_epochs=6,
-        eval_mb_size=45,
-        evaluator=accuracy,
-    )
-    for experience in stream.train_stream:
-        strategy.train(experience, eval_streams=[])
-    (seen,) = strategy.eval(stream.test_stream).values()
-    assert seen > (CHANCE if name == "finetune" else 2 * CHANCE)
-    assert torch.get_default_dtype() == torch.float32
