@@ -620,9 +620,7 @@ def test_bic_distils_from_the_corrected_teacher() -> None:
     assert looked and all(looked)
 
 
-@pytest.mark.parametrize(
-    "name", ["icarl", "eeil", "bic", "wa", "ssil", "podnet", "lucir_cbf", "lucir_gvalign", "ce_kd"]
-)
+@pytest.mark.parametrize("name", ["icarl", "eeil", "bic", "wa", "ssil", "podnet", "lucir_cbf", "lucir_gvalign"])
 def test_the_teacher_is_the_model_as_the_last_experience_left_it(name: str) -> None:
     """Aligned (WA), corrected (BiC), finetuned; scales and adjustments stay out of it and have tests of their own."""
     bench = Workbench(of(name))

@@ -87,11 +87,16 @@ def accuracy_of(scores: Tensor, stream: Any) -> float:
 
 # --- without chance, both are the same -------------------------------------------------------------------------------
 
-# Numbers that a method draws in training: from the learner's generator there, from torch's here.
+# Numbers that a method draws in training come from the learner's generator there, from torch's here. Stages are short.
 WITHOUT_NOISE: dict[str, dict[str, Any]] = {
-    "lucir_gvalign": {"mixup": False},
-    "eeil": {"noise": 0.0},
-    "eeil_lws": {"noise": 0.0},
+    "lucir_gvalign": {"mixup": False, "stage_steps": 10},
+    "lucir_cbf": {"cbf_epochs": 3},
+    "lucir_lws": {"lws_epochs": 3},
+    "podnet": {"finetune_epochs": 3},
+    "podnet_lws": {"lws_epochs": 3},
+    "eeil": {"noise": 0.0, "finetune_epochs": 3},
+    "eeil_lws": {"noise": 0.0, "finetune_epochs": 3, "lws_epochs": 3},
+    "bic": {"stage_epochs": 20},
 }
 
 
@@ -116,9 +121,7 @@ def test_a_stock_template_trains_to_the_same_logits(name: str) -> None:
 WITHOUT_CLASS_NOISE = {
     **WITHOUT_NOISE,
     "lucir_gvalign": {"mixup": False, "stage_lr": 0.0},
-    "lucir_lws": {"lws_lr": 0.0},
-    "podnet_lws": {"lws_lr": 0.0},
-    "eeil_lws": {"noise": 0.0, "lws_lr": 0.0},
+    **{name: {**WITHOUT_NOISE[name], "lws_lr": 0.0} for name in ("lucir_lws", "podnet_lws", "eeil_lws")},
 }
 
 
