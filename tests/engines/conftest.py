@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -87,16 +88,19 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
         (folder / "plugin.py").write_text(PLUGIN)
         (folder / "small.yaml").write_text(CONFIG)
 
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """imcil, as the leader of a process group of its own."""
         command = [sys.executable, "-m", "benchmark", *arguments]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=self.folder, env={**(environment or os.environ), "COLUMNS": "200"}, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def finish(self, process: subprocess.Popen[str], seconds: float = 400) -> tuple[int, str, str]:
         """(exit status, standard output, standard error)."""
@@ -141,8 +145,12 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for process in place.started:
+        if process.poll() is None:  # the test failed
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_a_node_that_dies_costs_nothing(
     place.wait_for(lambda: len(place.notes()) == 2)
     (lost,) = [note for note in place.notes() if note.node == dies.node_id]
     cluster.kill_node(dies)
-    assert not psutil.pid_exists(lost.process)
+    place.wait_for(lambda: not psutil.pid_exists(lost.process))
     place.switch("hold", False)
     status, out, err = place.finish(running)
     assert (status, err) == (0, "")
@@ -127,7 +127,7 @@ def test_ctrl_c_saves_the_runs(
     assert status == 75
     assert "Stopped, every run is saved; `imcil retry out` continues." in err
     assert {record.state for record in load_runs(place.folder / "out")} == {"interrupted"}
-    assert not any(psutil.pid_exists(note.process) for note in place.notes())
+    place.wait_for(lambda: not any(psutil.pid_exists(note.process) for note in place.notes()))
     place.switch("slow", False)
     assert place.finish(start("retry", "out", "--allow-code", "--engine", "ray"))[0] == 0
     assert place.science() == uninterrupted
