@@ -8,13 +8,14 @@ that died. The engine holds no state: it waits by looking at the run folders, an
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,11 @@ class SlurmEngine:
             additional_parameters={"signal": f"USR1@{WARNING_SECONDS}", "requeue": True, **self.options},
         )  # fmt: skip
         try:
-            jobs = self.executor.submit_array([task] * tasks)
+            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it, too
+                jobs = self.executor.submit_array([task] * tasks)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("sbatch: error:")]
-            reason = " ".join(line.removeprefix("sbatch: error:").strip() for line in lines) or str(error)
+            reason = "; ".join(line.removeprefix("sbatch: error:").strip() for line in lines) or str(error)
             raise UserError(f"SLURM refuses the job: {reason.rstrip('.')}.") from error
         return str(jobs[0].job_id).partition("_")[0]
 

@@ -102,7 +102,7 @@ class Place:
         self.started.append(process)
         return process
 
-    def finish(self, process: subprocess.Popen[str], seconds: float = 400) -> tuple[int, str, str]:
+    def finish(self, process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str, str]:
         """(exit status, standard output, standard error)."""
         try:
             out, err = process.communicate(timeout=seconds)
@@ -134,7 +134,7 @@ class Place:
         return {str(path.relative_to(out)): path.read_bytes() for name in wanted for path in sorted(out.glob(name))}
 
     @staticmethod
-    def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
+    def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
         """The first true value of `condition`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
