@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,32 @@ def test_changed_annotations_are_noticed(voc: Path) -> None:
     assert shown(load_voc(voc).train_labels[2]) == {"cow", "sheep"}
 
 
+def test_voc_is_downloaded_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision fetches an archive and unpacks it; here the archive is a small one of the same layout."""
+    plant_voc(tmp_path / "source/VOCdevkit/VOC2007", {"trainval": TRAINVAL, "test": TEST})
+    with tarfile.open(tmp_path / "voc.tar", "w") as archive:
+        archive.add(tmp_path / "source/VOCdevkit", "VOCdevkit")
+    fetched = []
+
+    def unpack(url: str, download_root: str, **_: Any) -> None:
+        fetched.append(url)
+        with tarfile.open(tmp_path / "voc.tar") as archive:
+            archive.extractall(download_root, filter="data")
+
+    monkeypatch.setattr("torchvision.datasets.voc.download_and_extract_archive", unpack)
+    arrays = load("voc2007", cache_dir=tmp_path / "cache", resolution=32)
+    assert len(arrays.train_labels) == 3 and len(fetched) == 2 and all("VOC" in url for url in fetched)
+
+
+def test_a_failed_download_names_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.voc.download_and_extract_archive", offline)
+    with pytest.raises(UserError, match=r"download failed \(no network\).*VOCdevkit/VOC2007/ with JPEGImages"):
+        load("voc2007", root=tmp_path, cache_dir=tmp_path / "cache")
+
+
 def break_voc(voc: Path, damage: str) -> None:
     if damage == "list":
         (voc / "ImageSets/Main/test.txt").unlink()
@@ -200,6 +227,13 @@ def test_coco_labels_in_alphabetical_order_without_crowds(tmp_path: Path, year: 
     assert arrays.train_labels.tolist() == arrays.test_labels.tolist() == [[0, 1, 1], [1, 0, 0]]
     assert arrays.train_images.shape == (2, 32, 32, 3)
     assert arrays.train_images[:, 16, 16, 0].tolist() == pytest.approx([40, 80], abs=2)
+
+
+def test_coco_makes_a_stream(tmp_path: Path) -> None:
+    from benchmark.streams import long_tailed_benchmark  # the loaders themselves need no torch
+
+    made = long_tailed_benchmark(load_coco(plant_coco(tmp_path)), protocol="B0-C1", profile="natural", order="ordered")
+    assert made.info.class_names == ("car", "dog", "person") and made.info.train_counts == (1, 1, 1)
 
 
 def break_coco(root: Path, damage: str) -> None:
