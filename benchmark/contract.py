@@ -14,6 +14,7 @@ import torch
 from avalanche.core import BasePlugin
 
 from benchmark.evaluation import SCORES
+from benchmark.observers import copied, differences
 from benchmark.workbench import (
     COUNTS,
     FEW_EPOCHS,
@@ -24,8 +25,6 @@ from benchmark.workbench import (
     TEST_IMAGES,
     Trained,
     Workbench,
-    copied,
-    differences,
     seen_tests,
 )
 from strategies.recipe import MemoryPolicy, Parts, Recipe
@@ -150,9 +149,9 @@ def check_deterministic(bench: Workbench) -> None:
 
 
 def check_resume(bench: Workbench) -> None:
-    """its state, saved between experiences and loaded again, leads to the same end bit for bit"""
-    for done, state in enumerate(bench.states(), start=1):
-        require_same_end(bench.plain, bench.resume(state, done), f"a run resumed after {done} of {len(FROM_SCRATCH)}")
+    """its state, saved between experiences or inside one and loaded again, leads to the same end bit for bit"""
+    for saved in bench.states():
+        require_same_end(bench.plain, bench.resume(saved), f"a run resumed {saved.where} of {len(FROM_SCRATCH)}")
 
 
 def check_teachers(bench: Workbench) -> None:

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from benchmark import models
+from benchmark.checkpoint import detached
 from benchmark.datasets.arrays import ImageArrays, channel_statistics
 from benchmark.evaluation import evaluate
 from benchmark.loading import ArrayLoader
+from benchmark.observers import Camera, Watch, differences, trainable
+from benchmark.observers import copied as copied  # for tests of methods
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.features import targets_array
 from strategies.memory import concatenate
@@ -31,7 +33,6 @@ from strategies.network import IncrementalNetwork
 from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
 from strategies.schedule import Schedule
 from strategies.stage import Stage, Unit
-from strategies.teacher import Teacher
 from strategies.template import IncrementalLearner, Optimisation
 
 COUNTS = (20, 12, 6, 4, 1, 3, 16, 9, 5)  # training images per class in arrival order
@@ -101,55 +102,20 @@ def pattern_stream(arrays: ImageArrays, sizes: Sequence[int] = FROM_SCRATCH) -> 
 MATERIAL = {"single": (patterns, pattern_stream), "multi": (scenes, scene_stream)}  # by the recipe's task_kind
 
 
-class Watch(SupervisedPlugin):
-    """Looks on during training and evaluation: at teachers, at which parameters are trained, at logits."""
+@dataclass(frozen=True)
+class Saved:
+    """The state of a run after `done` experiences, or inside the next one."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.complaints: list[str] = []  # about teachers
-        self.trainable: dict[str, bool] = {}  # requires_grad by parameter, at the first step of the experience
-        self.outputs: list[Tensor] = []  # logits of evaluation
-        self._before: dict[int, dict[str, Tensor]] = {}  # states of teachers at the first step
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.trainable, self._before = {}, {}
-
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
-        self.trainable = self.trainable or trainable(strategy.model)
-        for name, teacher in teachers(strategy):
-            if id(teacher) not in self._before:
-                self._before[id(teacher)] = copied(teacher.state_dict())
-            modes = [path or "itself" for path, module in teacher.named_modules() if module.training]
-            self._complain(modes, f"{name} is in training mode")
-            wanting = [path for path, p in teacher.named_parameters() if p.requires_grad or p.grad is not None]
-            self._complain(wanting, f"{name} is not frozen")
-
-    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        for name, teacher in teachers(strategy):
-            if id(teacher) in self._before:
-                different = differences(self._before[id(teacher)], teacher.state_dict())
-                self._complain(different, f"{name} changed during an experience")
-
-    def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
-        self.outputs.append(strategy.mb_output.detach().float().cpu())
-
-    def _complain(self, where: list[str], sentence: str) -> None:
-        if where and not any(sentence in complaint for complaint in self.complaints):
-            self.complaints.append(f"{sentence} ({', '.join(where[:3])})")
+    where: str
+    done: int
+    content: bytes
 
 
-def teachers(strategy: Any) -> Iterator[tuple[str, nn.Module]]:
-    """Former models that plugins hold, as a `Teacher` or as a network of their own."""
-    for plugin in strategy.plugins:
-        for name, value in vars(plugin).items():
-            model = value.model if isinstance(value, Teacher) else value
-            if isinstance(model, IncrementalNetwork) and model is not strategy.model:
-                yield f"{type(plugin).__name__}.{name}", model
-
-
-def trainable(model: nn.Module) -> dict[str, bool]:
-    """`requires_grad` of every parameter."""
-    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+def packed(content: dict[str, Any]) -> bytes:
+    """As a checkpoint file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 @dataclass
@@ -238,25 +204,33 @@ class Workbench:
             self.go_on(trained, range(experiences or len(trained.stream.train_stream)))
         return trained
 
-    def states(self) -> list[bytes]:
-        """The saved state after each experience but the last."""
+    def states(self) -> list[Saved]:
+        """Taken in one run: between experiences, in the middle of the second, behind the last epoch of the third."""
         found = []
         with torch.random.fork_rng(devices=[]):
             trained = self.start()
-            for t in range(len(FROM_SCRATCH) - 1):
+            camera = Camera({1: (EPOCHS // 2, 1), 2: (EPOCHS, 0)})
+            trained.learner.plugins.append(camera)
+            state = None
+            for t in range(len(FROM_SCRATCH)):
+                camera.picture = None
                 self.go_on(trained, [t])
-                buffer = io.BytesIO()
-                torch.save(trained.learner.state_dict(), buffer)
-                found.append(buffer.getvalue())
+                if camera.picture:
+                    found.append(Saved(f"in experience {t + 1}", t, packed({"state": state, **camera.picture})))
+                state = detached(trained.learner.state_dict())
+                if t + 1 < len(FROM_SCRATCH):
+                    found.append(Saved(f"after {t + 1}", t + 1, packed({"state": state, "progress": None})))
         return found
 
-    def resume(self, state: bytes, done: int) -> Trained:
-        """Load a state taken after `done` experiences into a fresh learner and train the others."""
+    def resume(self, saved: Saved) -> Trained:
+        """Load a saved state into a fresh learner and go on to the end."""
         with torch.random.fork_rng(devices=[]):
             trained = self.start()
-            loaded = torch.load(io.BytesIO(state), weights_only=True)
-            trained.learner.load_state_dict(loaded, list(trained.stream.train_stream)[:done])
-            self.go_on(trained, range(done, len(FROM_SCRATCH)))
+            loaded = torch.load(io.BytesIO(saved.content), weights_only=True)
+            trained.learner.load_state_dict(loaded["state"], list(trained.stream.train_stream)[: saved.done])
+            if loaded["progress"]:
+                trained.learner.resume_progress(loaded["progress"])
+            self.go_on(trained, range(saved.done, len(FROM_SCRATCH)))
         return trained
 
     def go_on(self, trained: Trained, experiences: Sequence[int]) -> None:
@@ -319,20 +293,3 @@ def restored_global_state() -> Iterator[dict[str, Any]]:
         torch.use_deterministic_algorithms(deterministic)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-
-
-def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict that training cannot change."""
-    return {name: value.clone() for name, value in state.items()}
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Keys whose value (a tensor or plain) changed, appeared or vanished."""
-
-    def same(key: str) -> bool:
-        if key not in before or key not in after:
-            return False
-        old, new = before[key], after[key]
-        return torch.equal(old, new) if isinstance(old, Tensor) else old == new
-
-    return [key for key in {**before, **after} if not same(key)]

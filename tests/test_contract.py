@@ -14,6 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 
 from benchmark import contract, workbench
 from benchmark.contract import CHECKS, ContractError, check_strategy, make_workbench, print_check, run_check
+from benchmark.observers import differences
 from strategies import registry
 from strategies.classifiers import HeadClassifier
 from strategies.criterion import SeenCrossEntropy
@@ -155,6 +156,21 @@ class Counter(SupervisedPlugin):
         strategy.loss = strategy.loss * self.experiences
 
 
+class Rising(SupervisedPlugin):
+    """Weights the loss by the number of steps in this experience, and does not save that number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.steps = 0
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self.steps += 1
+        strategy.loss = strategy.loss * (1 + 0.1 * self.steps)
+
+
 class Pickled(SupervisedPlugin):
     """Saves an object, which `weights_only` does not load."""
 
@@ -224,6 +240,7 @@ BROKEN = {
     "no_memory: AssertionError": hook("after_train_dataset_adaptation", needs_exemplars),
     "deterministic: a second run": hook("before_backward", noise),
     "resume: a run resumed after 1 of 3 ends with other weights": lambda parts: parts.plugins.append(Counter()),
+    "resume: a run resumed in experience 2 of 3 ends with other weights": lambda parts: parts.plugins.append(Rising()),
     "resume: UnpicklingError": lambda parts: parts.plugins.append(Pickled()),
     "teachers: DistillationPlugin.teacher is in training mode (itself": hook(
         "before_forward", teacher_in_training_mode
@@ -327,8 +344,8 @@ def test_no_two_names_are_the_same_method() -> None:
     """Same seed, same stream: two names that end with the same weights and classifiers would be one configuration."""
     ends = {name: make_workbench(registry.get(name)).train(epochs=2) for name in registry.names()}
     for (one, first), (other, second) in itertools.combinations(ends.items(), 2):
-        same = not workbench.differences(first.weights, second.weights)
-        same = same and not workbench.differences(first.predictions[-1], second.predictions[-1])
+        same = not differences(first.weights, second.weights)
+        same = same and not differences(first.predictions[-1], second.predictions[-1])
         assert not same, f"{one} and {other} are the same method"
 
 
