@@ -112,13 +112,11 @@ def _read(path: Path) -> dict[str, Any]:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def remove(folder: RunFolder, newer_than: Checkpoint | None = None) -> None:
-    """Remove the checkpoints of a finished run, or those behind the one that a run goes on from."""
+def remove(folder: RunFolder, newer_than: Checkpoint | None) -> None:
+    """Remove the checkpoints behind the one that a run goes on from, all of them if it starts anew."""
     for path in folder.checkpoints.glob("*.pt"):
         if newer_than is None or path.name > newer_than.name:
             path.unlink()
-    if newer_than is None and folder.checkpoints.is_dir():
-        folder.checkpoints.rmdir()
 
 
 def detached(state: Any) -> Any:

@@ -105,8 +105,11 @@ class Hold:
             if self.done:
                 for number in _numbers(self.folder):
                     _path(self.folder, number).unlink(missing_ok=True)
-            else:
+                return
+            try:
                 write_json(self.path, {**self.owner, "progress": self.progress, "released": True})
+            except OSError:  # a full disk can still forget, and nobody holds a higher number while this one holds
+                self.path.unlink()
 
     def _beat(self) -> None:
         while not self._over.wait(self.lease / BEATS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from benchmark.engines.worker import Listener
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
 ROOMS = ("datasets", "strategies", "configs", "backbones", "figures")
 
 
@@ -44,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `imcil list | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in (*NOT_ALLOWED, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        print(f"imcil: {error.filename or 'The results'}: {error.strerror}.", file=sys.stderr)
+        return USER_MISTAKE if error.errno in NOT_ALLOWED else FAILED_RUNS
 
 
 def _parser() -> argparse.ArgumentParser:

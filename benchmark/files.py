@@ -66,16 +66,17 @@ def create(path: str | Path, data: bytes) -> None:
     Raises FileExistsError. After a crash the file may be there and hold less than `data`.
     """
     path = Path(path)
-    with path.open("xb") as file:
-        try:
+    made = path.open("xb")
+    try:
+        with made as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            with suppress(OSError):
-                path.unlink()
-            raise
-    _sync_folder(path.parent)
+        _sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:

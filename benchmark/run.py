@@ -132,8 +132,7 @@ def execute(
             saver.end(learner.state_dict())
         folder.confirm()
         write_json(folder.result, result(run, benchmark, records))
-    folder.failure.unlink(missing_ok=True)  # of an earlier attempt
-    checkpoint.remove(folder)
+    folder.tidy()
 
 
 def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint | None:

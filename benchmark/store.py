@@ -156,14 +156,24 @@ class RunFolder:
             if path.is_symlink():  # in a stranger's folder: files behind it would be replaced and removed
                 raise OSError(errno.ELOOP, "a run is not written through a symbolic link", str(path))
         with claims.hold(self.path, lease, self._mark()) as held:
-            for leftover in self.checkpoints.glob(".*.tmp"):  # of a killed write; only the holder writes checkpoints
-                leftover.unlink(missing_ok=True)
+            for leftover in self.path.rglob(".*.tmp"):  # of a killed write
+                if not leftover.name.startswith((".claim.", ".failure.")):  # not only the holder writes these
+                    leftover.unlink(missing_ok=True)
             self.held = held
             try:
                 yield held
             finally:
                 self.held = None
                 held.done = self.result.exists()
+
+    def tidy(self) -> None:
+        """Remove what a finished run needs no more; a worker that ended just before it did leaves it to others."""
+        with suppress(OSError):
+            self.failure.unlink(missing_ok=True)
+            if self.checkpoints.is_dir():
+                for path in self.checkpoints.iterdir():
+                    path.unlink(missing_ok=True)
+                self.checkpoints.rmdir()
 
     def note(self, text: str) -> None:
         """Add a line to log.txt, with the time; a disk that cannot hold it stops nothing."""

@@ -80,6 +80,7 @@ def run_sweep(
             failures[name] = str(folder.read_failure().get("exception") or "no reason recorded")
         elif state == "done":
             failures.pop(name, None)
+            folder.tidy()
         elif name not in failures:
             unfinished += 1
     write_tables(directory)

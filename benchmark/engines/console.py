@@ -48,7 +48,7 @@ def run_here(config: RunConfig, out: Path, device: str) -> int:
             print("imcil: interrupted and saved; the same command continues.", file=sys.stderr)
             return RESUMABLE
         if message is not None:
-            record = f" The traceback is in {folder.failure}." if kind == "failed" else ""
+            record = f" The traceback is in {folder.failure}." if folder.failure.exists() else ""
             print(f"imcil: {message}{'' if message.endswith('.') else '.'}{record}", file=sys.stderr)
             return 1
     else:

@@ -56,6 +56,7 @@ class LocalEngine:
         self.directory, self.devices, self.listener, self.lease = directory, list(devices), listener, lease
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
+        self.failed: set[str | None] = set()  # runs; a full disk may keep their folders from telling
 
     def run(
         self, runs: Sequence[RunConfig], fail_fast: bool = False, checked: bool = False, patience: float = math.inf
@@ -110,6 +111,8 @@ class LocalEngine:
                     w.run = None
                 elif kind in ("died", "interrupted") and w not in self.workers and self._open_runs():
                     self._set_to_work(self._start(w.device))  # in its place
+                if kind in ("failed", "died"):
+                    self.failed.add(name)
                 if name is not None:
                     self.listener(kind, name, content)
                 if self.fail_fast and kind in ("failed", "died"):
@@ -118,8 +121,9 @@ class LocalEngine:
 
     def _open_runs(self) -> list[str]:
         """States of the runs that are neither done nor failed."""
-        states = [RunFolder(self.directory / "runs" / run.run_name).state for run in self.runs]
-        return [state for state in states if state not in ("done", "failed")]
+        states = {run.run_name: RunFolder(self.directory / "runs" / run.run_name).state for run in self.runs}
+        ended = {name for name in self.failed if name in states and states[name] != "running"}
+        return [state for name, state in states.items() if state not in ("done", "failed") and name not in ended]
 
     def _check(self) -> None:
         """Have the first worker that is ready check all runs against their data."""
@@ -198,7 +202,7 @@ class LocalEngine:
             raise RuntimeError(f"{message} before it took a run; its error is printed above")
         if w.run is not None:
             folder = RunFolder(self.directory / "runs" / w.run)
-            with suppress(AlreadyRunning), folder.claim(self.lease):  # a worker elsewhere may have gone on with it
+            with suppress(AlreadyRunning, OSError), folder.claim(self.lease):  # a worker elsewhere may have it by now
                 folder.record_failure("killed", message)
         return [(w, "died", w.run, message)]
 

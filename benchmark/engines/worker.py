@@ -136,7 +136,10 @@ def carry_out(
     """
     try:
         with folder.claim(lease) as held:
-            if folder.has_failed or folder.read_result() is not None:
+            if folder.read_result() is not None:
+                folder.tidy()
+                return "skipped", None
+            if folder.has_failed:
                 return "skipped", None
             listen("started", folder.name, None)
             outcome = _attempt(run, folder, device, listen, stop, held, may_postpone, since)
