@@ -11,6 +11,7 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
     references           every paper with the methods that are taken from it
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
     configs              every config with the first comment of its file
+    faults FILE          what the tests of faults try, and how often
     perf DIR             speed against the bare loop, from the files of `make perf`
 
 With --check nothing is written: exit status 1 and a diff when the file is not up to date.
@@ -29,7 +30,7 @@ from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
-from benchmark.store import write_text
+from benchmark.store import read_json, write_text
 
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
@@ -102,6 +103,13 @@ def perf(root: Path, directory: str) -> str:
     return speed_tables(root / directory)
 
 
+def faults(root: Path, file: str) -> str:
+    """`faults FILE`."""
+    rows = [(fault, *(f"{count:,}" for count in counts)) for fault, counts in read_json(root / file).items()]
+    lines = [("fault", "`make test`", "`make test-all`"), ("---", "---:", "---:"), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "table": table,
     "differences": differences,
@@ -110,6 +118,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "references": references,
     "stock_notes": stock_notes,
     "configs": configs,
+    "faults": faults,
     "perf": perf,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from benchmark import run
 from benchmark.config import RunConfig, validated
+from benchmark.engines.worker import carry_out
 from benchmark.interruption import StopRequest
 from benchmark.store import RunFolder
 
@@ -23,6 +24,7 @@ BASE: dict[str, Any] = {
         "compile": "off",
     },
 }  # fmt: skip
+TINY: dict[str, Any] = {"dataset__classes": 4, "stream__tasks": 2, "training__epochs": 1}  # changes: a tenth of it
 EPOCHS = 2
 REPEATABLE = ("result.json", "metrics.jsonl", "stream.json", "config.json", "diagnostics.jsonl")
 
@@ -92,6 +94,20 @@ def done(wanted: RunConfig, path: Path) -> RunFolder:
     folder = RunFolder(path)
     run.execute(wanted, folder)
     return folder
+
+
+def execute(
+    wanted: RunConfig, folder: RunFolder, trained: Callable[[int], None] = lambda experience: None
+) -> tuple[str, str | None]:
+    """What a worker does with one run, its earlier failure forgiven; `trained` hears of each epoch's experience."""
+
+    def listen(kind: str, name: str | None, content: Any) -> None:
+        if kind == "progress":
+            trained(content["experience"])
+
+    if folder.state == "failed":
+        folder.forgive()
+    return carry_out(wanted, folder, "cpu", listen, StopRequest())
 
 
 def repeatable(folder: RunFolder) -> dict[str, Any]:
