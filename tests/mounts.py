@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from forks import CONTEXT
-from small_run import config, execute, repeatable
+from small_run import TINY, config, execute, repeatable
 
 from benchmark.cli import main
+from benchmark.engines.local import LocalEngine
 from benchmark.store import RunFolder
 
 
@@ -86,13 +87,22 @@ SMALL = ["digits", "strategy=finetune", "training.epochs=1", "dataset.classes=4"
 
 
 def sweep_a_full_disk(place: Path) -> list[Any]:
-    """A sweep on a disk of two pages, where not even the failure of a run finds room, and again when it has grown."""
+    """A sweep on a disk of two pages, where not even the failure of a run finds room, and again when it has grown.
+
+    The engine is told that all was checked: as if others had filled the disk since.
+    """
     place.mkdir()
     mount("-t", "tmpfs", "-o", "size=8k", "tmpfs", str(place))
-    command = ["sweep", *SMALL, "--out", str(place / "out"), "--jobs", "1"]
-    first = tell(command)
-    mount("-o", "remount,size=64m", str(place))
-    return [first, tell(command)]
+    wanted = config("finetune", **TINY)
+    folder = RunFolder(place / "runs" / wanted.run_name)
+    found = []
+    for _ in range(2):
+        events: list[Any] = []
+        engine = LocalEngine(place, ["cpu"], lambda kind, name, content, told=events: told.append((kind, content)))
+        engine.run([wanted], checked=True)
+        found.append((events[-1], folder.state))
+        mount("-o", "remount,size=64m", str(place))
+    return found
 
 
 def use_read_only(results: Path) -> list[Any]:

@@ -400,9 +400,10 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 
 
 def test_a_sweep_on_a_full_disk_ends_and_goes_on(tmp_path: Path) -> None:
-    (status, _, err), again = with_own_mounts(sweep_a_full_disk, tmp_path / "disk")
-    assert status == 1 and "No space left on device" in err and "Traceback" not in err
-    assert (again[0], again[2]) == (0, "")
+    (first, state), again = with_own_mounts(sweep_a_full_disk, tmp_path / "disk")
+    assert first[0] == "failed" and "No space left on device" in first[1]
+    assert state == "pending"  # for there was no room to say more
+    assert again == (("done", None), "done")
 
 
 def test_a_read_only_folder_can_be_read_and_is_told(tmp_path: Path) -> None:
