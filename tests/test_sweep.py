@@ -77,7 +77,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 400) -> Any:
     """The first true value of `condition`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
