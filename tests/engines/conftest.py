@@ -27,9 +27,10 @@ grid:
   training.seed: [0, 1]
 """
 
-# `hold` stops runs inside their second experience, `slow` makes a step take half a second; `log` says who got there.
+# `hold` stops runs inside their second experience, `slow` says how long steps sleep; `log` says who got there.
 PLUGIN = """
 import os, time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -61,8 +62,8 @@ class Steering(SupervisedPlugin):
             self.told = True
             while (HERE / "hold").exists():
                 time.sleep(0.05)
-        if (HERE / "slow").exists():
-            time.sleep(0.5)
+        with suppress(FileNotFoundError):
+            time.sleep(float((HERE / "slow").read_text()))
 
 @dataclass(frozen=True, kw_only=True)
 class Steered(Replay):
@@ -112,10 +113,15 @@ class Place:
             raise AssertionError(f"imcil did not end:\n{out}\n{err}\n{self.logs()}") from None
         return process.returncode, out, err
 
-    def switch(self, name: str, on: bool) -> None:
+    def switch(self, name: str, on: bool, seconds: float = 0.5) -> None:
         """Turn `hold` or `slow` on or off."""
         path = self.folder / name
-        path.touch() if on else path.unlink()
+        if not on:
+            path.unlink()
+        else:
+            part = path.with_suffix(".part")
+            part.write_text(str(seconds))
+            part.replace(path)
 
     def notes(self) -> list[Note]:
         path = self.folder / "log"

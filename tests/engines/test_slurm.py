@@ -121,7 +121,7 @@ def test_a_task_whose_time_is_up_saves_and_is_requeued(
     place: Any, cluster: Any, start: Any, uninterrupted: dict[str, bytes]
 ) -> None:
     """SLURM itself sends the signal, up to a minute before it is due; the task ends with status 75."""
-    place.switch("slow", True)
+    place.switch("slow", True, seconds=3)
     running = start(*SWEEP, "--jobs", "1", "--slurm", "time=3,signal=USR1@60")
     place.wait_for(lambda: "Saving every run." in place.logs())
     place.switch("slow", False)
