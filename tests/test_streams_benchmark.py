@@ -322,7 +322,7 @@ def test_protocols_given_as_lists():
         ({"protocol": [[0, 1], [2, 3]]}, r"protocol leaves out classes 4 \(name4\), 5 \(name5\)"),
         ({"protocol": [[0, 1, 2], [2, 3, 4, 5]]}, r"protocol lists class 2 \(name2\) more than once"),
         ({"protocol": [[0, 1, 2, 3, 4, 5], []]}, "protocol leaves experience 1 without classes"),
-        ({"protocol": [3, [3, 4, 5]]}, "protocol must be lfs, lfh, single, a list of sizes"),
+        ({"protocol": [3, [3, 4, 5]]}, "protocol must be lfs, lfh, single, Bi-Cj, a list of sizes"),
         ({"protocol": []}, "protocol must be"),
         ({"tasks": 7}, "6 classes cannot fill 7 tasks"),
         ({"order": [0, 1, 2]}, "order leaves out"),

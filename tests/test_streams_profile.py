@@ -137,7 +137,7 @@ def test_split_mistakes_are_named():
         class_split(10, "lfh", 6)
     with pytest.raises(ValueError, match="tasks must be at least 1"):
         class_split(10, "lfs", 0)
-    with pytest.raises(UserError, match="Valid choices: lfh, lfs, single"):
+    with pytest.raises(UserError, match="Valid choices: Bi-Cj, lfh, lfs, single"):
         class_split(10, "b50", 5)
 
 
