@@ -113,14 +113,18 @@ def read_bytes(path: str | Path) -> bytes:
 
     Raises FileNotFoundError, or DamagedFile.
     """
-    with open(path, "rb", opener=_without_waiting) as file:  # half the time of a Path; ten thousand runs
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    # not through `open`, which takes twice as long, and there may be ten thousand runs; to open a pipe would wait
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             raise DamagedFile(f"{path} is damaged: it is no regular file.")
-        return file.read()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # to open a pipe waits for someone who writes to it
+        parts = []
+        while part := os.read(descriptor, about.st_size + 1):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: str | Path) -> Any:

@@ -273,8 +273,8 @@ def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) ->
                 path = f"{section}.{key}"
                 if not key.endswith("seed") and path not in NOT_SCIENCE:
                     short = short_name(value)
-                    hashed = f"{text(short)}#{config_hash({'': value})[:6]}"
-                    found.append((path, text(value) if short == value else hashed))
+                    whole = short == value
+                    found.append((path, text(value) if whole else f"{text(short)}#{config_hash({'': value})[:6]}"))
             seen[known] = tuple(found)
         options += seen[known]
     return options
