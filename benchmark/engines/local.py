@@ -5,6 +5,7 @@ It starts them, passes on what they tell, records a run as killed when its worke
 
 from __future__ import annotations
 
+import atexit
 import gc
 import math
 import multiprocessing
@@ -247,6 +248,7 @@ def _serve(channel: Connection) -> None:
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         gc.freeze()  # what was imported stays: to look through it after every run takes half a second
+        atexit.register(gc.unfreeze)  # libraries complain of leaks otherwise
         channel.send(("ready", None, None))
         with suppress(EOFError):
             while True:
