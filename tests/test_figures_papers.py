@@ -192,8 +192,23 @@ def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path)
     for line in lines:
         store.append_jsonl(path, line)
     passes, seconds = figures.draw("compute", Results.load(tmp_path)).axes
+    assert passes.get_xlabel() == "Passes per run (million images)"
     assert passes.containers[0].lines[0].get_xdata().tolist() == [2.5]
     assert seconds.containers[0].lines[0].get_xdata().tolist() == [50.0]
+
+
+def test_many_methods_leave_the_small_print_readable(tmp_path):
+    fake.build(tmp_path, {f"a_long_method_name_{i:02d}": ["head"] for i in range(20)}, (("lfs", 5),), 1, details=True)
+    results = Results.load(tmp_path)
+    for name in ("compute", "accuracy", "ranks", "lost_samples", "confusion", "head_norms"):
+        figure = figures.draw(name, results)
+        figure.draw_without_rendering()
+        below = figure._supxlabel.get_window_extent()
+        for artist in (*figure.legends, *(axis.xaxis.label for axis in figure.axes)):
+            assert artist.get_window_extent().y0 >= below.y1 - 1, name
+        titles = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
+        for left, right in zip(titles, titles[1:], strict=False):
+            assert abs(left.y0 - right.y0) > 1 or left.x1 < right.x0, name
 
 
 def test_ranks_agree_with_the_table(results):

@@ -116,8 +116,10 @@ def compute(results: Results) -> Figure:
     Of the setting with most methods. Teacher passes and second stages are included. Passes are exact; seconds are
     those of one machine and of what else ran on it: compare within a figure only.
     """
+    from matplotlib.ticker import MaxNLocator
+
     part = results.main
-    axes_of = {"compute": "Passes (million images)", "train_seconds": "Training time per run (s)"}
+    axes_of = {"compute": "Passes per run ({} images)", "train_seconds": "Training time per run (s)"}
     costs = {name: found for name in axes_of if (found := part.costs(name))}
     if not costs:
         raise NotDrawn("no run kept its cost.jsonl")
@@ -128,18 +130,22 @@ def compute(results: Results) -> Figure:
     looks = {name: {**look, "linestyle": "none", "markersize": 6} for name, look in style.methods(methods).items()}
     with style.styled():
         size = (3.6, 2.8) if len(costs) == 1 else (2.6, 2.6)
-        figure, axes = style.panels(len(costs), 2, size, extra=(1.6, 0.1), sharey=True)
+        extra = (1.6, 0.1 + max(0.0, style.legend_height(len(methods)) - size[1]))
+        figure, axes = style.panels(len(costs), 2, size, extra=extra, sharey=True)
         for axis, (name, found) in zip(axes, costs.items(), strict=True):
+            highest = max(max(values) for values in found.values())
+            scale, unit = (1, "") if name != "compute" else (1e6, "million") if highest >= 1e6 else (1e3, "thousand")
             for method in (name for name in methods if name in found):
                 accuracy = 100 * rows[rows["base"] == method][METRIC].astype(float)
-                spent = np.asarray(found[method]) / (1e6 if name == "compute" else 1)
+                spent = np.asarray(found[method]) / scale
                 sd = [values.std(ddof=1) if len(values) > 1 else None for values in (spent, accuracy)]
                 look = looks[method]
                 axis.errorbar(
                     spent.mean(), accuracy.mean(), xerr=sd[0], yerr=sd[1], elinewidth=0.8, ecolor=look["color"], **look
                 )
-            axis.set_xlim(left=0)
-            axis.set_xlabel(axes_of[name])
+            axis.set_xlim(0, 1.08 * highest / scale)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.set_xlabel(axes_of[name].format(unit))
         axes[0].set_ylabel(LABEL)
         _legend(figure, methods, looks)
         counts = {len(values) for found in costs.values() for values in found.values()}
@@ -165,9 +171,9 @@ def ranks(results: Results) -> Figure:
     bars = [(found.rank[clique[0]], found.rank[clique[-1]]) for clique in found.cliques]
     top = 0.35 * len(bars)
     with style.styled():
-        figure, (axis,) = style.panels(1, 1, (6.6, 0.24 * half + 0.12 * len(bars) + 0.75), extra=(0.0, 0.1))
+        figure, (axis,) = style.panels(1, 1, (6.6, 0.24 * half + 0.12 * len(bars) + 0.85), extra=(0.0, 0.1))
         axis.set_xlim(0.5 - 0.28 * len(names), len(names) + 0.5 + 0.28 * len(names))
-        axis.set_ylim(-top - half - 0.6, 2.2)
+        axis.set_ylim(-top - half - 0.9, 2.2)
         axis.axis("off")
         axis.hlines(0, 1, len(names), color="0.2", linewidth=1)
         for tick in range(1, len(names) + 1):
@@ -175,7 +181,7 @@ def ranks(results: Results) -> Figure:
             axis.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=8)
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
             left = i < half
-            y = -top - 0.7 - (i if left else len(names) - 1 - i)
+            y = -top - 0.7 - (i if left else len(names) - 0.5 - i)  # between the rows of the other side
             end = 0.6 if left else len(names) + 0.4
             axis.plot([value, value, end], [0, y, y], color="0.4", linewidth=0.8)
             label = f"{name}  {value:.2f}" if left else f"{value:.2f}  {name}"

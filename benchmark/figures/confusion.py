@@ -29,7 +29,7 @@ def confusion(results: Results) -> Figure:
     largest = max(matrix.max() for matrix in shown.values())
     borders = np.cumsum(part.sizes[:-1]) - 0.5
     with style.styled():
-        columns = 4 if len(methods) in (4, 7, 8) else 3
+        columns = style.columns(f"{method}: 00.0 %" for method in methods)
         figure, axes = style.panels(len(methods), columns, (6.6 / columns, 6.6 / columns + 0.2), extra=(0.6, 0.15))
         for axis, method in zip(axes, methods, strict=True):
             image = axis.imshow(shown[method], vmin=0, vmax=largest, cmap=style.SEQUENTIAL, interpolation="nearest")

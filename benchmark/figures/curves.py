@@ -164,7 +164,7 @@ def curves_figure(
     methods = _legend_order(rows, metric, order, best_is_low=metric == "forgetting")
     looks = style.methods(methods)
     columns = min(len(settings), 2 if len(settings) == 4 else 3)
-    height = 0.17 * len(methods) + 0.6  # of the legend, which may need more than the panels
+    height = style.legend_height(len(methods))  # which may be more than the panels need
     with style.styled():
         rest = max(0.0, height - 2.35 * -(-len(settings) // columns) - 0.1)
         figure, axes = style.panels(len(settings), columns, (2.6, 2.35), extra=(1.75, 0.1 + rest), sharey=True)

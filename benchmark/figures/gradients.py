@@ -48,8 +48,7 @@ def gradients(results: Results) -> Figure:
             whiskers = {"ecolor": "0.3", "elinewidth": 0.7}
             above.bar(x, norms.mean(axis=0)[order], width=0.85, color=colours, yerr=spread, error_kw=whiskers)
             below.bar(x, images[order], width=0.85, color=colours)
-            below.set_yscale("log")
-            below.yaxis.set_major_formatter("{x:g}")
+            style.count_axis(below, part.image_counts.max())
             below.set_xticks([])
             below.set_xlabel("Classes, most images first")
             above.set_title(f"experience {t + 1} of {len(sizes)}")

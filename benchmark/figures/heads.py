@@ -28,7 +28,7 @@ def head_norms(results: Results) -> Figure:
     sizes = part.sizes
     methods = [name for name in part.methods() if name in norms][:MOST]
     with style.styled():
-        columns = 4 if len(methods) > 6 else 3
+        columns = style.columns(f"{method}: spread 00 %" for method in methods)
         figure, axes = style.panels(
             len(methods), columns, (7.2 / columns, 1.65), extra=(0.0, 0.4), sharex=True, sharey=True
         )
@@ -44,6 +44,7 @@ def head_norms(results: Results) -> Figure:
             axis.axhline(1, color="0.3", linewidth=0.6)
             axis.set_title(f"{method}: spread {100 * mean.std():.0f} %")
             axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_xlim(-0.8, sum(sizes) - 0.2)
         axes[0].set_ylim(bottom=0)
         for axis in axes[::columns]:
             axis.set_ylabel("Norm / mean norm")

@@ -30,7 +30,7 @@ def lost_samples(results: Results) -> Figure:
     lost = part.image_counts[:num_old] - exemplars(part, num_old)
     methods = [name for name in part.methods() if name in recalls][:MOST]
     with style.styled():
-        columns = 4 if len(methods) in (4, 7, 8) else 3
+        columns = style.columns(f"{method}: +0.00" for method in methods)
         figure, axes = style.panels(
             len(methods), columns, (7.2 / columns, 1.8), extra=(0.0, 0.2), sharex=True, sharey=True
         )
@@ -45,7 +45,7 @@ def lost_samples(results: Results) -> Figure:
             with np.errstate(invalid="ignore"):
                 varies = len(set(lost[known])) > 1 and len(set(forgotten[known])) > 1
                 rank = stats.spearmanr(lost[known], forgotten[known]).statistic if varies else float("nan")
-            axis.set_title(f"{method}: {round(rank, 2) + 0.0:+.2f}" if rank == rank else method)
+            axis.set_title(f"{method}: {round(rank, 2) + 0.0:+.2f}".replace("-", "−") if rank == rank else method)
         for axis in axes[::columns]:
             axis.set_ylabel("Forgetting (points)")
         for axis in axes[-columns:]:

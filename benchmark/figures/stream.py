@@ -32,10 +32,8 @@ def stream(results: Results) -> Figure:
             axis.bar(x[:old], np.maximum(counts[:old] - kept, 0), bottom=kept, width=0.85, color=style.LOST)
             axis.bar(x[:old], kept, width=0.85, color=style.OLD)
             axis.bar(x[old:], counts[old:seen], width=0.85, color=style.NEW)
-            axis.set_yscale("log")
-            axis.set_ylim(0.8, 1.6 * counts.max())
+            style.count_axis(axis, counts.max())
             axis.set_xlim(-0.9, sum(sizes) - 0.1)
-            axis.yaxis.set_major_formatter("{x:g}")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_title(f"experience {t + 1} of {len(sizes)}")
         for axis in axes[::3]:

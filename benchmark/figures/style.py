@@ -75,6 +75,17 @@ def panels(
     return figure, axes[:number]
 
 
+def legend_height(entries: int) -> float:
+    """Inches that a legend beside the panels needs, the small print below it included."""
+    return 0.17 * entries + 0.6
+
+
+def columns(titles: Iterable[str]) -> int:
+    """Panels a row for panels with these titles: 4 where that fills the rows and the titles fit, else 3."""
+    lengths = [len(title) for title in titles]
+    return 4 if len(lengths) in (4, 7, 8) and max(lengths) <= 20 else 3
+
+
 def methods(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Label -> how its line is drawn: colour, marker and dashes.
 
@@ -124,6 +135,16 @@ def colours(figure: Figure, named: Mapping[str, str]) -> None:
 
     handles = [Patch(color=colour, label=name) for name, colour in named.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, handlelength=1.2)
+
+
+def count_axis(axis: Any, largest: float) -> None:
+    """The vertical axis counts images from 1 to `largest`, logarithmically: labels at powers of ten alone."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_yscale("log")
+    axis.set_ylim(0.8, 1.6 * largest)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def seeds(counts: int | Collection[int]) -> str:
