@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,10 +205,10 @@ def test_many_methods_leave_the_small_print_readable(tmp_path):
         figure = figures.draw(name, results)
         figure.draw_without_rendering()
         below = figure._supxlabel.get_window_extent()
-        for artist in (*figure.legends, *(axis.xaxis.label for axis in figure.axes)):
+        for artist in (*figure.legends, *(axis.xaxis.label for axis in figure.axes if axis.get_xlabel())):
             assert artist.get_window_extent().y0 >= below.y1 - 1, name
         titles = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
-        for left, right in zip(titles, titles[1:], strict=False):
+        for left, right in pairwise(titles):
             assert abs(left.y0 - right.y0) > 1 or left.x1 < right.x0, name
 
 
