@@ -79,6 +79,7 @@ def test_the_ten_questions_are_answered() -> None:
     assert [title.split(".")[0] for title in titles] == [f"## {i}" for i in range(1, 11)]
 
 
+@pytest.mark.slow
 def test_the_ten_questions_say_what_has_not_run(tmp_path: Path) -> None:
     """With the runs of dgr and replay alone."""
     for run in (RESULTS / "runs").iterdir():
