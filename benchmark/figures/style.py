@@ -77,7 +77,7 @@ def panels(
 
 def legend_height(entries: int) -> float:
     """Inches that a legend beside the panels needs, the small print below it included."""
-    return 0.17 * entries + 0.6
+    return 0.18 * entries + 0.6
 
 
 def columns(titles: Iterable[str]) -> int:
