@@ -199,7 +199,7 @@ def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path)
 
 
 def test_many_methods_leave_the_small_print_readable(tmp_path):
-    fake.build(tmp_path, {f"a_long_method_name_{i:02d}": ["head"] for i in range(20)}, (("lfs", 5),), 1, details=True)
+    fake.build(tmp_path, {f"a_long_method_name_{i:02d}": ["head"] for i in range(20)}, (("lfs", 5),), 2, details=True)
     results = Results.load(tmp_path)
     for name in ("compute", "accuracy", "ranks", "lost_samples", "confusion", "head_norms"):
         figure = figures.draw(name, results)
