@@ -41,7 +41,7 @@ def confusion(results: Results) -> Figure:
                 axis.axhline(border, color="white", linewidth=0.7, linestyle=(0, (3, 2)))
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.get_major_locator().set_params(integer=True)
-            axis.set_title(f"{method}: {100 * np.trace(matrices[method]) / matrices[method].sum():.1f} %")
+            style.title(axis, method, f"{100 * np.trace(matrices[method]) / matrices[method].sum():.1f} %")
         for axis in axes[::columns]:
             axis.set_ylabel("True class")
         for axis in axes[-columns:]:

@@ -42,7 +42,7 @@ def head_norms(results: Results) -> Figure:
             for border in np.cumsum(sizes[:-1]):
                 axis.axvline(border - 0.5, color="0.6", linewidth=0.6, linestyle=(0, (2, 2)))
             axis.axhline(1, color="0.3", linewidth=0.6)
-            axis.set_title(f"{method}: spread {100 * mean.std():.0f} %")
+            style.title(axis, method, f"spread {100 * mean.std():.0f} %", longest=30)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].set_xlim(-0.8, sum(sizes) - 0.2)
         axes[0].set_ylim(bottom=0)

@@ -45,7 +45,7 @@ def lost_samples(results: Results) -> Figure:
             with np.errstate(invalid="ignore"):
                 varies = len(set(lost[known])) > 1 and len(set(forgotten[known])) > 1
                 rank = stats.spearmanr(lost[known], forgotten[known]).statistic if varies else float("nan")
-            axis.set_title(f"{method}: {round(rank, 2) + 0.0:+.2f}".replace("-", "−") if rank == rank else method)
+            style.title(axis, method, f"{round(rank, 2) + 0.0:+.2f}".replace("-", "−") if rank == rank else "–")
         for axis in axes[::columns]:
             axis.set_ylabel("Forgetting (points)")
         for axis in axes[-columns:]:

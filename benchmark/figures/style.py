@@ -86,6 +86,12 @@ def columns(titles: Iterable[str]) -> int:
     return 4 if len(lengths) in (4, 7, 8) and max(lengths) <= 20 else 3
 
 
+def title(axis: Any, name: str, value: str, longest: int = 26) -> None:
+    """ "name: value" above a panel, on two lines where it has more characters than fit beside the next panel's."""
+    whole = f"{name}: {value}"
+    axis.set_title(whole if len(whole) <= longest else f"{name}:\n{value}")
+
+
 def methods(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Label -> how its line is drawn: colour, marker and dashes.
 
