@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
 NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
-ROOMS = ("datasets", "strategies", "configs", "backbones", "figures")
+ROOMS = ("datasets", "strategies", "configs", "backbones", "figures", "published")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", "write report.html, one self-contained page with all results of a folder", _report)
     report.add_argument("directory", type=Path)
 
+    compare = add("compare", "put the numbers that papers report beside those of a results folder", _compare)
+    compare.add_argument("directory", type=Path)
+
     figures = add("figures", "draw the figures of a results folder, PNG and PDF", _figures)
     figures.add_argument("directory", type=Path)
     figures.add_argument("overrides", nargs="*", metavar="key=value", help="only these runs, e.g. stream.protocol=lfs")
@@ -171,6 +174,10 @@ def _descriptions(room: str) -> list[tuple[str, str]]:
         from benchmark import figures
 
         return [(name, figures.describe(name)) for name in figures.NAMES]
+    if room == "published":
+        from benchmark import published
+
+        return published.descriptions()
     from benchmark import config
 
     return [(name, config.describe(name)) for name in config.names()]
@@ -304,6 +311,13 @@ def _report(options: argparse.Namespace) -> int:
     from benchmark.report import write_report
 
     print(f"Written to {write_report(options.directory)}.")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from benchmark.compare import print_comparison
+
+    print_comparison(options.directory)
     return 0
 
 

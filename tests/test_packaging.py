@@ -127,6 +127,8 @@ def test_imported_packages_are_those_of_the_checkout() -> None:
         "cells",
         "comparisons",
         "rundata",
+        "published",
+        "compare",
         "tables",
         "markup",
         "figures",
@@ -265,6 +267,7 @@ def test_the_installed_wheel_works_from_anywhere(installed: Path, tmp_path: Path
     listed = run(installed / "python", "-m", "benchmark", "list", "strategies", cwd=tmp_path)
     assert {"replay", "icarl", "dgr"} <= {line.split()[0] for line in listed.splitlines()}
     assert "10 classes" in run(installed / "imcil", "list", "datasets", cwd=tmp_path)
+    assert "GR (CVPR 2024)" in run(installed / "imcil", "list", "published", cwd=tmp_path)
     assert "digits, lfs, 5 experiences" in run(installed / "imcil", "stream", "digits", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
