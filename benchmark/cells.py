@@ -192,6 +192,8 @@ def about(summary: pd.DataFrame) -> list[str]:
         lines.append(
             f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}{more}."
         )
+    if summary.attrs.get("held_out"):
+        lines.append("Trials of imcil tune: their test images are images held out of training, not the test set.")
     protocol = grouping.protocol_notes(label_rows(summary))
     return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
 

@@ -107,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     takes_engine(retry)
     allows_code(retry)
 
+    tune = add("tune", "pick hyper-parameters by trials on images held out of training, never on the test set", _tune)
+    takes_config(tune)
+    tune.add_argument("--out", type=Path, help="folder for the trials (default: results/CONFIG_tuning)")
+    takes_engine(tune)
+
     stream = add("stream", "print the stream of a config, without training", _stream)
     takes_config(stream)
     stream.add_argument("--plot", type=Path, metavar="FILE", help="draw it as PNG or PDF")
@@ -211,6 +216,15 @@ def _retry(options: argparse.Namespace) -> int:
     runs = plan.planned_runs(options.directory)
     _check_code(options, runs)
     return sweep.run_sweep(runs, options.directory, _engine(options), retry=True, fail_fast=options.fail_fast)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from benchmark import config
+    from benchmark.tune import tune
+
+    plan = config.load(options.config, options.overrides)
+    _check_code(options, plan.runs())
+    return tune(plan, _out(options, f"{plan.name}_tuning"), _engine(options), fail_fast=options.fail_fast)
 
 
 def _out(options: argparse.Namespace, name: str) -> Path:

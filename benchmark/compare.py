@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cells import EMPTY, about, percent
+from benchmark.errors import UserError
 from benchmark.grouping import check_comparable, label_rows, setting_order
 from benchmark.published import Number, load, stream_name
 
@@ -53,6 +54,8 @@ def comparison(summary: pd.DataFrame, classes: Mapping[str, int]) -> tuple[pd.Da
     """
     import pandas as pd
 
+    if summary.attrs.get("held_out"):
+        raise UserError("These are trials of imcil tune, on held-out images: published numbers are of test sets.")
     rows = label_rows(summary)
     rows = rows[rows["status"] == "done"]
     published = [number for number in load() if number.strategy and not number.pretrained]
@@ -60,7 +63,7 @@ def comparison(summary: pd.DataFrame, classes: Mapping[str, int]) -> tuple[pd.Da
     for setting in setting_order(rows):
         for method, runs in rows[rows["setting"] == setting].groupby("method", sort=True):
             check_comparable(runs, str(method), setting)
-            ours = runs.iloc[0].to_dict()
+            ours = {str(column): value for column, value in runs.iloc[0].items()}
             beside = [n for n in published if _same_stream(n, ours, classes.get(str(ours["run"])))]
             labels = {"method": method, "setting": setting}
             found += [{**labels, **row} for number in beside if (row := _row(number, ours, runs))]
@@ -71,9 +74,9 @@ def comparison(summary: pd.DataFrame, classes: Mapping[str, int]) -> tuple[pd.Da
 def _row(number: Number, ours: Mapping[str, Any], runs: pd.DataFrame) -> dict[str, Any] | None:
     """One published number beside the runs of one method and setting; None where the runs lack the metric."""
     seen, tasks = UNSTATED.get(number.metric, (number.metric, None))
-    values = (100 * runs[seen].astype(float)).dropna() if seen in runs else []
-    if not len(values):
+    if seen not in runs or runs[seen].isna().all():
         return None
+    values = 100 * runs[seen].dropna().astype(float)
     is_open = tasks is not None and number.protocol == "lfh"  # with equal experiences both averages agree
     nan = float("nan")
     return {

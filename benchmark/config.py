@@ -57,7 +57,10 @@ class DatasetConfig(Section):
 
 
 class StreamConfig(Section):
-    """Which classes arrive when, with how many images; see `benchmark.streams.long_tailed_benchmark`."""
+    """Which classes arrive when, with how many images; see `benchmark.streams.long_tailed_benchmark`.
+
+    `evaluate` and `experiences` are those of trials (`imcil tune`): on held-out images, on the first experiences.
+    """
 
     protocol: str | list[int] | list[list[int | str]] = "lfs"
     tasks: int = Field(default=10, ge=1)
@@ -73,6 +76,8 @@ class StreamConfig(Section):
     subset_seed: int = 0
     rank_seed: int = 0
     assignment: Literal["overlapping", "disjoint"] = "overlapping"
+    evaluate: Literal["test", "holdout"] = "test"
+    experiences: int | None = Field(default=None, ge=1)
 
 
 class StrategyConfig(BaseModel):
@@ -195,11 +200,12 @@ class RunConfig(Section):
 
 
 class SweepConfig(Section):
-    """A base run and a grid over its fields."""
+    """A base run and a grid over its fields; `search` is for `benchmark.search` to read."""
 
     name: str
     base: RunConfig
     grid: dict[str, list[Any]] = {}
+    search: dict[str, Any] = {}
 
     def runs(self) -> list[RunConfig]:
         """Every combination of the grid, the last key varying fastest, without duplicates.
@@ -265,6 +271,10 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     content = read(path)
     changes = dict(parse_override(text) for text in overrides)
     grid = checked_grid(changes.pop("grid", content.pop("grid", None)) or {}, path)
+    searching = {key: changes.pop(key) for key in list(changes) if key.startswith("search.")}
+    search = override({"search": content.pop("search", None) or {}}, searching)["search"]
+    if not isinstance(search, dict):
+        raise UserError(f"The section search must hold keys and values, got {search!r}.")
     changes = with_grid_options(grid, changes)
     grid = pin(grid, changes)
     option = next((key for key in changes if key.startswith("strategy.") and key != "strategy.name"), None)
@@ -272,7 +282,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
         raise UserError(
             f'"{option}" is an option of one method, and the grid of {path} names several: add strategy=NAME.'
         )
-    sweep = SweepConfig(name=path.stem, base=validated(override(content, changes)), grid=grid)
+    sweep = SweepConfig(name=path.stem, base=validated(override(content, changes)), grid=grid, search=search)
     runs = [sweep.base, *sweep.runs()]  # every grid value is checked before anything starts
     for run in {(run.dataset.name, run.training.backbone, run.strategy.name): run for run in runs}.values():
         check_names(run)
@@ -290,7 +300,7 @@ def _unknown(key: str) -> str:
     if "." in key and meant:
         choices = [name for name in known if name.startswith(f"{meant[0]}.")]
     else:
-        choices = [name for name in known if name.endswith(f".{key}")] or [*RunConfig.model_fields, "grid"]
+        choices = [name for name in known if name.endswith(f".{key}")] or [*RunConfig.model_fields, "grid", "search"]
     return f'Unknown config key "{key}".{did_you_mean(key, choices)}'
 
 

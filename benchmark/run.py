@@ -162,6 +162,8 @@ def prepare(run: RunConfig) -> Prepared:
     if ":" in run.training.backbone:  # from outside imcil: its mistakes come before any work
         models.build(run.training.backbone, recipe.last_relu)
     arrays = _load_dataset(run.dataset.model_copy(update={"classes": _generated_classes(run.dataset)}))
+    if run.stream.evaluate == "holdout":  # from here on nothing can read the test set
+        arrays = replace(arrays, test_images=arrays.test_images[:0], test_labels=arrays.test_labels[:0])
     keep = run.dataset.classes if _generated_classes(run.dataset) is None else None
     if isinstance(keep, int):
         if keep > len(arrays.class_names):

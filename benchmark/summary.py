@@ -6,6 +6,7 @@ Both depend on the run folders only: rows sorted by run and classifier, floats i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark import datasets, metrics, metrics_multilabel
-from benchmark.config import NOT_SCIENCE
+from benchmark.config import NOT_SCIENCE, RunConfig
 from benchmark.markup import printable, to_csv
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
 
@@ -82,7 +83,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
     Every run has a row in `summary`, whatever its status: one without a result leaves classifier and metrics empty.
     `curves` holds finished runs only. Multi-label metrics follow the single-label columns; unknown names come last.
     Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures, and in `.attrs["runs"]` the
-    folder of the runs, for metrics that are computed from them.
+    folder of the runs, for metrics that are computed from them. `.attrs["held_out"]`: some are trials (`imcil tune`).
     """
     abouts: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
@@ -105,6 +106,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
         frame.attrs["variants"] = variants
         if records:
             frame.attrs["runs"] = str(records[0].path.parent)
+            frame.attrs["held_out"] = any(_lookup(r.config, "stream.evaluate") == "holdout" for r in records)
     return frames
 
 
@@ -263,13 +265,16 @@ def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) ->
     """(dotted key, text) of every option that is no seed and can change a result; `seen` keeps those of a section.
 
     What the summary abbreviates (a list, a file) is its short form, "#" and a hash, so that two of them stay apart.
+    A run from before an option existed has its default.
     """
     options: Options = ()
+    defaults = _defaults()
     for section, values in config.items():
         known = (section, repr(values))
         if known not in seen:
             found = []
-            for key, value in values.items() if isinstance(values, Mapping) else ():
+            given = {**defaults.get(section, {}), **values} if isinstance(values, Mapping) else {}
+            for key, value in given.items():
                 path = f"{section}.{key}"
                 if not key.endswith("seed") and path not in NOT_SCIENCE:
                     short = short_name(value)
@@ -278,6 +283,12 @@ def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) ->
             seen[known] = tuple(found)
         options += seen[known]
     return options
+
+
+@cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    content = RunConfig().model_dump(mode="json")
+    return {section: values for section, values in content.items() if section != "strategy"}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

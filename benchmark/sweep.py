@@ -25,6 +25,7 @@ def run_sweep(
     *,
     retry: bool = False,
     fail_fast: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> int:
     """Carry out the runs that have no result yet; returns the exit status: 1 some failed, 75 interrupted.
 
@@ -32,6 +33,7 @@ def run_sweep(
     ----------
     engine : makes what carries them out.
     retry : carry out runs that failed earlier, too.
+    finish : what is made of the results, by default tables and figures.
 
     Raises
     ------
@@ -83,8 +85,7 @@ def run_sweep(
             folder.tidy()
         elif name not in failures:
             unfinished += 1
-    write_tables(directory)
-    write_figures(directory)
+    (finish or write_results)(directory)
     for name, message in failures.items():
         print(f"failed: {name}: {message}", file=sys.stderr)
     if failures:
@@ -95,6 +96,12 @@ def run_sweep(
         print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `imcil retry {directory}` "
               "continues.", file=sys.stderr)  # fmt: skip
     return 1 if failures or unfinished else 0
+
+
+def write_results(directory: Path) -> None:
+    """Tables and figures of a results folder."""
+    write_tables(directory)
+    write_figures(directory)
 
 
 def write_tables(directory: Path) -> None:

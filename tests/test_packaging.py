@@ -276,5 +276,5 @@ def test_shipped_configs_are_yaml_with_known_sections() -> None:
     for path in (ROOT / "benchmark" / "configs").iterdir():
         if path.suffix == ".yaml":
             assert set(yaml.safe_load(path.read_text())) <= {
-                "dataset", "stream", "strategy", "memory", "training", "metrics", "grid",
+                "dataset", "stream", "strategy", "memory", "training", "metrics", "grid", "search",
             }  # fmt: skip

@@ -18,6 +18,7 @@ from benchmark.streams.split import class_split
 from benchmark.streams.subset import Rows, check_compat, choose_rows, hold_out, hold_out_lt_cil, rows_by_class
 
 GENERATORS = ("datasets", "nc")
+EVALUATED = ("test", "holdout")
 
 
 def long_tailed_benchmark(
@@ -38,6 +39,8 @@ def long_tailed_benchmark(
     subset_seed: int = 0,
     rank_seed: int = 0,
     assignment: str = "overlapping",
+    evaluate: str = "test",
+    experiences: int | None = None,
     generator: str = "datasets",
 ) -> LongTailedBenchmark:
     """A class-incremental benchmark with a long-tailed training stream and the complete test stream.
@@ -70,6 +73,10 @@ def long_tailed_benchmark(
         ``natural``, and `rho`, `max_count` and `ranks` play no part.
     classes
         Keep these classes (labels or names) only.
+    evaluate, experiences
+        For picking hyper-parameters: with ``holdout`` the test stream holds the images held out of training, and the
+        source's test images are never looked at; `experiences` keeps the first so many, with the images they have
+        in the whole stream.
     generator
         ``datasets``, or ``nc`` to have Avalanche's ``nc_benchmark`` split the data, with the same result.
 
@@ -85,10 +92,17 @@ def long_tailed_benchmark(
     """
     if generator not in GENERATORS:
         raise UserError(f'There is no generator "{generator}".{did_you_mean(str(generator), GENERATORS)}')
+    if evaluate not in EVALUATED:
+        raise UserError(f'evaluate cannot be "{evaluate}".{did_you_mean(str(evaluate), EVALUATED)}')
     check_compat(compat)
+    for_selection = evaluate == "holdout" or experiences is not None
+    if for_selection and generator != "datasets":
+        raise UserError("evaluate and experiences need generator=datasets.")
     if is_avalanche_benchmark(source):
-        if classes is not None or compat is not None or generator != "datasets":
-            raise UserError("classes, compat and generator cannot be set for an existing Avalanche benchmark.")
+        if classes is not None or compat is not None or generator != "datasets" or for_selection:
+            raise UserError(
+                "classes, compat, evaluate, experiences and generator cannot be set for an Avalanche benchmark."
+            )
         return thin_benchmark(source, profile, rho, max_count, ranks, subset, holdout, subset_seed, rank_seed)
 
     data = as_source(source)
@@ -98,6 +112,8 @@ def long_tailed_benchmark(
     arrival, sizes = _arrival(protocol, tasks, order, order_seed, kept, data)
     title = protocol if isinstance(protocol, str) else "custom"
     if data.train_labels.ndim == 2:
+        if for_selection:
+            raise UserError("evaluate=holdout and experiences, which trials need, are for images with one label each.")
         _check_natural(data, profile, max_count, compat, generator)
         return multilabel_benchmark(
             data,
@@ -112,9 +128,7 @@ def long_tailed_benchmark(
     if assignment != "overlapping":
         raise UserError(f"assignment is for multi-label images; those of {data.name} have one label each.")
     available = rows_by_class(data.train_labels, sorted(data.class_names))
-    tests = rows_by_class(data.test_labels, kept)
     _check_images(data, kept, available, "training images")
-    _check_images(data, kept, tests, "test images")
     own = {label: len(available[label]) for label in arrival}
     names = [data.class_names[label] for label in arrival]
     counts = counts_by_class(own, names, profile, rho, max_count, ranks, rank_seed)
@@ -124,8 +138,21 @@ def long_tailed_benchmark(
     else:
         train, valid = hold_out(chosen, holdout)
     _check_images(data, kept, train, f"training images left by the hold-out of compat={compat}")
-
+    if experiences is not None:
+        if not 1 <= experiences <= len(sizes):
+            raise UserError(f"experiences must be 1 to {len(sizes)}, the number of the stream, got {experiences}.")
+        sizes = sizes[:experiences]
+        arrival, names = arrival[: sum(sizes)], names[: sum(sizes)]
+        train, valid = ({label: rows[label] for label in arrival} for rows in (train, valid))
     plan = Plan(data, arrival, sizes)
+    if evaluate == "holdout":
+        tests, valid = valid, {label: [] for label in arrival}
+        empty = next((t for t, group in enumerate(plan.groups()) if not any(tests[label] for label in group)), None)
+        if empty is not None:
+            raise UserError(f"holdout is {holdout}, which leaves experience {empty} without an image to evaluate on.")
+    else:
+        tests = rows_by_class(data.test_labels, sorted(arrival))
+        _check_images(data, sorted(arrival), tests, "test images")
     info = StreamInfo(
         dataset=data.name,
         protocol=title,
@@ -142,8 +169,11 @@ def long_tailed_benchmark(
     if generator == "nc":
         splits = plan.datasets_by_nc_benchmark(train, tests)
     else:
-        splits = {"train": plan.datasets(train, False, "train"), "test": plan.datasets(tests, True, "eval")}
-    if holdout:
+        splits = {
+            "train": plan.datasets(train, False, "train"),
+            "test": plan.datasets(tests, evaluate == "test", "eval"),
+        }
+    if holdout and evaluate == "test":
         splits["valid"] = plan.datasets(valid, False, "eval")
     columns = [list(group) for group in info.columns()]
     streams = [make_stream(name, datasets, columns) for name, datasets in splits.items()]
