@@ -106,7 +106,9 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
         frame.attrs["variants"] = variants
         if records:
             frame.attrs["runs"] = str(records[0].path.parent)
-            frame.attrs["held_out"] = any(_lookup(r.config, "stream.evaluate") == "holdout" for r in records)
+            frame.attrs["held_out"] = any(
+                _mapping(record.config.get("stream")).get("evaluate") == "holdout" for record in records
+            )
     return frames
 
 

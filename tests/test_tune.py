@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ BASE: dict[str, Any] = {
     "stream": {"tasks": 3, "rho": 5, "max_count": 30},
     "memory": {"budget": 3},
     "training": {
-        "backbone": "convnet", "epochs": 1, "batch_size": 16, "lr": 0.05, "augmentation": "none", "precision": "fp32",
+        "backbone": "convnet", "epochs": 4, "batch_size": 16, "lr": 0.05, "augmentation": "none", "precision": "fp32",
         "compile": "off",
     },
     "grid": {"stream.order_seed,training.seed": [[0, 0], [1, 1]], "strategy": ["finetune", "replay"]},
@@ -237,8 +238,10 @@ def engine() -> Callable[[Path, Listener], Here]:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """Content of every file, tuning.json without its clock."""
+    """Content of every file, without the clocks: of tuning.json, and of log.txt all but the accuracies."""
     found = {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    logs = [name for name in found if name.endswith("log.txt")]
+    found |= {name: b"\n".join(re.findall(rb"accuracy.*", found[name])) for name in logs}
     record = json.loads(found["tuning.json"])
     for method in record["methods"]:
         for part in (method["budget"], *method["trials"]):
