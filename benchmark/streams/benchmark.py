@@ -96,13 +96,11 @@ def long_tailed_benchmark(
         raise UserError(f'evaluate cannot be "{evaluate}".{did_you_mean(str(evaluate), EVALUATED)}')
     check_compat(compat)
     for_selection = evaluate == "holdout" or experiences is not None
-    if for_selection and generator != "datasets":
-        raise UserError("evaluate and experiences need generator=datasets.")
+    if for_selection and (generator != "datasets" or is_avalanche_benchmark(source)):
+        raise UserError("evaluate and experiences need generator=datasets, and no existing Avalanche benchmark.")
     if is_avalanche_benchmark(source):
-        if classes is not None or compat is not None or generator != "datasets" or for_selection:
-            raise UserError(
-                "classes, compat, evaluate, experiences and generator cannot be set for an Avalanche benchmark."
-            )
+        if classes is not None or compat is not None or generator != "datasets":
+            raise UserError("classes, compat and generator cannot be set for an existing Avalanche benchmark.")
         return thin_benchmark(source, profile, rho, max_count, ranks, subset, holdout, subset_seed, rank_seed)
 
     data = as_source(source)
