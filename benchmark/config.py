@@ -271,7 +271,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     content = read(path)
     changes = dict(parse_override(text) for text in overrides)
     grid = checked_grid(changes.pop("grid", content.pop("grid", None)) or {}, path)
-    searching = {key: changes.pop(key) for key in list(changes) if key.startswith("search.")}
+    searching = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] == "search"}
     search = override({"search": content.pop("search", None) or {}}, searching)["search"]
     if not isinstance(search, dict):
         raise UserError(f"The section search must hold keys and values, got {search!r}.")

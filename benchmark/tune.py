@@ -16,7 +16,7 @@ import yaml
 from benchmark.cells import EMPTY, LOWER_IS_BETTER, percent
 from benchmark.config import SweepConfig
 from benchmark.errors import UserError
-from benchmark.markup import print_table
+from benchmark.markup import print_table, to_csv
 from benchmark.search import Method, SearchConfig, Trial, methods, read, tuned
 from benchmark.store import DamagedFile, RunFolder, read_json, read_jsonl, write_json, write_text
 
@@ -67,7 +67,7 @@ def conclude(sweep: SweepConfig, search: SearchConfig, found: Sequence[Method], 
     }
     write_json(directory / "tuning.json", record)
     table = _trials_table(outcomes)
-    write_text(directory / "trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(directory / "trials.csv", to_csv(table))
     path = directory / "tuned.yaml"
     if settled and not without:
         write_text(path, _as_yaml(tuned(sweep, chosen), sweep, search, outcomes))
