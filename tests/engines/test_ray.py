@@ -150,6 +150,7 @@ def test_two_workers_share_a_gpu(
 
 
 def test_a_cluster_for_this_sweep_alone(place: Any, uninterrupted: dict[str, bytes]) -> None:
+    pytest.importorskip("ray", reason="no Ray: run tests/engines/install.sh")
     status, _, err = place.finish(place.start(*SWEEP, "--jobs", "1", "--address", "local"))
     assert (status, err) == (0, "")
     assert place.science() == uninterrupted
