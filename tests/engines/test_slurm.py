@@ -193,6 +193,7 @@ def test_detached(place: Any, cluster: Any, start: Any, uninterrupted: dict[str,
     assert f"Submitted as job {job_of(place)}." in out and "[" not in out
     assert len(queue(cluster)) == 2  # --jobs auto: one for each run
     assert "a b" in cluster.run("squeue", "--noheader", "--format=%k")
+    place.wait_for(lambda: len(place.notes()) == 2)
     place.switch("hold", False)
     place.wait_for(lambda: {record.state for record in load_runs(place.folder / "out")} == {"done"})
     place.wait_for(lambda: not queue(cluster))
