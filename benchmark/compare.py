@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cells import EMPTY, about, percent
 from benchmark.errors import UserError
-from benchmark.grouping import check_comparable, label_rows, setting_order
-from benchmark.published import Number, load, stream_name
+from benchmark.grouping import check_comparable, label_rows, protocol_name, setting_order
+from benchmark.published import Number, load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +185,7 @@ def print_comparison(directory: Path) -> None:
     built = comparison(summary, classes)
     if built[0].empty:
         done = summary.loc[summary["status"] == "done", ["run", "dataset", "protocol", "tasks"]].values.tolist()
-        streams = {f"{name} ({classes[run]} classes) {stream_name(*split)}" for run, name, *split in done}
+        streams = {f"{name} ({classes[run]} classes) {protocol_name(*split)}" for run, name, *split in done}
         print(
             f"No published number is of these streams and methods: {', '.join(sorted(streams)) or 'no finished run'}. "
             "Papers use all classes of a dataset; `imcil list published` shows what they report."

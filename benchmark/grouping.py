@@ -52,7 +52,7 @@ def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
     between = [c for c in varying if c not in within and SETTING[c]]
 
     setting = shown["protocol"].copy()
-    setting[:] = [_protocol(p, t) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)]
+    setting[:] = [protocol_name(p, t) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)]
     if "dataset" in within:
         setting = shown["dataset"] + " " + setting
     for column in within:
@@ -112,7 +112,7 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
         return " / ".join(shown for _, shown in found) or "-"
 
     triples = {
-        (text(p).upper(), _sortable(t), _protocol(p, t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)
+        (text(p).upper(), _sortable(t), protocol_name(p, t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)
     }
     streams = " / ".join(dict.fromkeys(shown for *_, shown in sorted(triples)))
     profile = f"{value('profile')} profile"
@@ -132,7 +132,7 @@ def seeds_note(rows: pd.DataFrame) -> str:
     return f"varied: {', '.join(varied)}" if varied else "none varied"
 
 
-def _protocol(protocol: Any, tasks: Any) -> str:
+def protocol_name(protocol: Any, tasks: Any) -> str:
     """LFS-10; B10-C2 alone, which says how many experiences there are."""
     shown = text(protocol)
     return shown.upper() if fixes_tasks(shown) else f"{shown.upper()}-{text(tasks)}"

@@ -85,7 +85,8 @@ def run_sweep(
             folder.tidy()
         elif name not in failures:
             unfinished += 1
-    (finish or write_results)(directory)
+    if (directory / "runs").is_dir():  # a cluster may end every worker before the first run has its folder
+        (finish or write_results)(directory)
     for name, message in failures.items():
         print(f"failed: {name}: {message}", file=sys.stderr)
     if failures:
