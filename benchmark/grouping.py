@@ -111,9 +111,8 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
         found = sorted({(_sortable(v), text(v)) for v in rows[column] if text(v) != "-"})
         return " / ".join(shown for _, shown in found) or "-"
 
-    triples = {
-        (text(p).upper(), _sortable(t), protocol_name(p, t)) for p, t in zip(rows["protocol"], rows["tasks"], strict=True)
-    }
+    named = zip(rows["protocol"], rows["tasks"], strict=True)
+    triples = {(text(p).upper(), _sortable(t), protocol_name(p, t)) for p, t in named}
     streams = " / ".join(dict.fromkeys(shown for *_, shown in sorted(triples)))
     profile = f"{value('profile')} profile"
     if profile != "natural profile":  # which keeps the counts of the dataset
