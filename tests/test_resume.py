@@ -29,7 +29,7 @@ SCENES: dict[str, Any] = {
     "dataset__rho": 5, "dataset__resolution": 16, "stream__protocol": "B0-C4", "stream__profile": "natural",
     "stream__rho": 100, "stream__max_count": None,
 }  # fmt: skip
-FEWER_KILLS = {"gdumb": 4, "ncm": 3}  # methods of fewer steps
+FEWER_KILLS = {"gdumb": 5, "ncm": 3}  # methods of fewer steps
 
 
 def every_step(strategy: str = "replay", **changes: Any) -> RunConfig:

@@ -32,7 +32,7 @@ def test_with_a_uniform_prior_as_well_it_is_cross_entropy(monkeypatch: pytest.Mo
     def balanced(arrays: Any, sizes: Any = FROM_SCRATCH) -> Any:
         return long_tailed_benchmark(arrays, protocol=list(sizes), profile="conventional", max_count=6, order="ordered")
 
-    monkeypatch.setattr(workbench, "pattern_stream", balanced)
+    monkeypatch.setitem(workbench.MATERIAL, "single", (workbench.patterns, balanced))
     everything = MemoryPolicy(6, "per_class", "random")
     recipes = (LUCIRAdaPrior(update_rate=0.0, adjustment=0.0), LUCIR())
     ends = [Workbench(recipe).train(memory=everything, epochs=2) for recipe in recipes]

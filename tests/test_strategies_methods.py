@@ -329,7 +329,7 @@ def test_balanced_softmax_on_equal_counts_is_cross_entropy(monkeypatch: pytest.M
     def balanced(arrays: Any, sizes: Any = FROM_SCRATCH) -> Any:
         return long_tailed_benchmark(arrays, protocol=list(sizes), profile="conventional", max_count=6, order="ordered")
 
-    monkeypatch.setattr(workbench, "pattern_stream", balanced)
+    monkeypatch.setitem(workbench.MATERIAL, "single", (workbench.patterns, balanced))
     everything = MemoryPolicy(6, "per_class", "random")
     ends = [Workbench(recipe).train(memory=everything, epochs=2) for recipe in (BalancedSoftmaxReplay(), Replay())]
     assert ends[0].losses == pytest.approx(ends[1].losses, rel=1e-4)

@@ -186,6 +186,7 @@ def test_sweep_leaves_tables_and_figures(swept: Any) -> None:
         "sweep.json",
         "summary.csv",
         "curves.csv",
+        "cost.csv",
         "tables",
         "figures",
     }
