@@ -23,7 +23,7 @@ LABELS = {
     "accuracy_seen": "Accuracy on seen classes (%)",
     "accuracy_tasks": "Mean accuracy of experiences (%)",
     "accuracy_class_mean": "Mean per-class accuracy (%)",
-    "map": "Mean average precision on seen classes (%)",
+    "map": "mAP on seen classes (%)",
     "forgetting": "Forgetting (%)",
 }
 DISTILLATION = {
