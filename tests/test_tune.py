@@ -265,10 +265,11 @@ def test_no_file_of_a_search_depends_on_the_test_set(
     plain = sweep.runs()[0]
     run.execute(plain, store.RunFolder(tmp_path / "plain"), device="cpu")
     run._load_dataset.cache_clear()
-    monkeypatch.setattr(datasets, "load", without_test_set)
-    assert tune.tune(sweep, tmp_path / "b", engine) == 0
-    run.execute(plain, store.RunFolder(tmp_path / "blind"), device="cpu")
-    run._load_dataset.cache_clear()
+    with monkeypatch.context() as blinded:
+        blinded.setattr(datasets, "load", without_test_set)
+        assert tune.tune(sweep, tmp_path / "b", engine) == 0
+        run.execute(plain, store.RunFolder(tmp_path / "blind"), device="cpu")
+    run._load_dataset.cache_clear()  # other tests want the images as they are
 
     there, here = files(tmp_path / "a"), files(tmp_path / "b")
     assert there.keys() == here.keys() and {"tuning.json", "tuned.yaml", "trials.csv"} <= there.keys()
