@@ -69,7 +69,7 @@ def test_every_figure_is_drawn_without_torch(folder, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     missing = [line for line in done.stdout.splitlines() if "not drawn" in line]
-    assert missing == ["map: not drawn, no finished run has mean average precision on seen classes."]
+    assert missing == ["map: not drawn, no finished run has mAP on seen classes."]
     drawn = {path.stem for path in tmp_path.glob("*.png")} & {path.stem for path in tmp_path.glob("*.pdf")}
     assert drawn == set(figures.NAMES) - {"map"}
 
@@ -232,7 +232,7 @@ def test_ranks_agree_with_the_table(results):
         ("confusion", "kept its confusion matrices"),
         ("lost_samples", "metrics.jsonl"),
         ("compute", "cost.jsonl"),
-        ("map", "mean average precision"),
+        ("map", "mAP on seen classes"),
     ],
 )
 def test_a_figure_says_what_is_missing(tmp_path, name, words):

@@ -136,7 +136,8 @@ def distillation(results: Results) -> Figure:
 
 def _of(results: Results, metric: str) -> Figure:
     if metric not in results.curves.columns or results.curves[metric].isna().all():
-        raise NotDrawn(f"no finished run has {LABELS[metric].removesuffix(' (%)').lower()}")
+        label = LABELS[metric].removesuffix(" (%)")
+        raise NotDrawn(f"no finished run has {label[0].lower()}{label[1:]}")
     return curves_figure(results.curves, metric)
 
 
