@@ -100,7 +100,7 @@ def perf(root: Path, directory: str) -> str:
     """`perf DIR`."""
     from benchmark.perf.tables import speed_tables
 
-    return speed_tables(root / directory)
+    return speed_tables(root, directory)
 
 
 def faults(root: Path, file: str) -> str:

@@ -10,7 +10,6 @@ docstring the title of its table. `worst_class.lower_is_better = True` turns the
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from benchmark.errors import UserError
 from benchmark.store import DamagedFile, RunFolder, load_runs, read_bytes, read_jsonl
+from strategies.registry import import_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,11 +82,8 @@ def load_metric(name: str) -> Metric:
     path = Path(file)
     if not path.is_file():
         raise UserError(f'The metric file "{file}" does not exist.')
-    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}", path)  # never the name of a real module
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = import_file(path)
     except Exception as error:
         raise UserError(f'The metric file "{file}" cannot be imported: {type(error).__name__}: {error}.') from error
     function = getattr(module, attribute, None)

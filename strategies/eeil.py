@@ -48,9 +48,8 @@ class LateMemoryPlugin(ExemplarMemoryPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         pass
 
-    def run(self, strategy: Any, generator: torch.Generator) -> int:
+    def run(self, strategy: Any, generator: torch.Generator) -> None:
         super().after_training_exp(strategy)
-        return 0
 
 
 class GradientNoisePlugin(SupervisedPlugin):

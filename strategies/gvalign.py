@@ -64,9 +64,8 @@ class MixupPlugin(SeenClassesPlugin):
 class VirtualFeatures:
     """One batch an epoch: a feature (C, d) of every class, drawn from a Gaussian around its mean."""
 
-    def __init__(self, means: Tensor, factor: Tensor, labels: Tensor, images: int, generator: torch.Generator) -> None:
+    def __init__(self, means: Tensor, factor: Tensor, labels: Tensor, generator: torch.Generator) -> None:
         self.means, self.factor, self.labels, self.generator = means, factor, labels, generator
-        self.images_passed = images
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         noise = torch.randn(self.means.shape, generator=self.generator).to(self.means)
@@ -101,7 +100,7 @@ class GaussianPlugin(SeenClassesPlugin):
         if not self.covariance.numel():
             self.covariance = covariance(features[extracted.targets == counts.argmax()])
         labels = counts.nonzero().flatten()
-        return VirtualFeatures(means[labels], root(self.covariance).to(means), labels, len(dataset), generator)
+        return VirtualFeatures(means[labels], root(self.covariance).to(means), labels, generator)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "covariance": self.covariance}

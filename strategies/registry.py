@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -146,17 +147,23 @@ def _load_file(name: str) -> type[Recipe]:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f'The strategy file "{file}" does not exist.')
-    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}", path)  # never the name of a real module
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
-    spec.loader.exec_module(module)
+    module = import_file(path)
     recipe = getattr(module, attribute, None)
     if not (isinstance(recipe, type) and issubclass(recipe, Recipe)):
         found = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Recipe)]
         found = [key for key in found if key != "Recipe"]
         raise ValueError(f'"{file}" has no recipe class "{attribute}". Valid choices: {", ".join(found) or "none"}.')
     return recipe
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a file from outside the package; whatever it raises is raised."""
+    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}", path)  # never the name of a real module
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
+    spec.loader.exec_module(module)
+    return module
 
 
 def describe(name: str) -> str:

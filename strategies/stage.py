@@ -30,12 +30,7 @@ from strategies.teacher import autocast_of
 
 
 class Batches(Protocol):
-    """What a stage trains on; iterating over it is one epoch. Made by `(strategy, dataset, batch_size, generator)`.
-
-    Attribute `images_passed`: images that went through the backbone so far.
-    """
-
-    images_passed: int
+    """What a stage trains on; iterating over it is one epoch. Made by `(strategy, dataset, batch_size, generator)`."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]: ...
 
@@ -50,7 +45,6 @@ class CachedFeatures:
     def __init__(self, strategy: Any, dataset: AvalancheDataset, batch_size: int, generator: torch.Generator) -> None:
         self.extracted = extract_features(strategy, dataset)
         self.batch_size, self.generator = batch_size, generator
-        self.images_passed = len(self.extracted.targets)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         features, logits, targets = self.extracted.features, self.extracted.logits, self.extracted.targets
@@ -76,12 +70,10 @@ class Images:
         self.strategy, self.dataset, self.batch_size, self.generator = strategy, dataset, batch_size, generator
         self.order = order
         self.targets = targets_array(dataset)
-        self.images_passed = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         loader = training_batches(self.strategy, self.dataset, self.batch_size, self.generator, self._sampler())
         for x, y, *_ in loader:
-            self.images_passed += len(y)
             yield x.to(self.strategy.device), y.to(self.strategy.device)
 
     def _sampler(self) -> Sequence[int] | None:
@@ -97,7 +89,6 @@ class FreshFeatures(Images):
     def __init__(self, strategy: Any, dataset: AvalancheDataset, *args: Any, **kwargs: Any) -> None:
         super().__init__(strategy, dataset, *args, **kwargs)
         self.cached = None if augments(strategy, dataset) else extract_features(strategy, dataset)
-        self.images_passed = len(self.targets) if self.cached else 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self._cached(self.cached) if self.cached else self._fresh()
@@ -149,11 +140,11 @@ class Stage:
     batches: Callable[[Any, AvalancheDataset, int, torch.Generator], Batches] = CachedFeatures
     after_backward: Callable[[Sequence[nn.Parameter], int, int, torch.Generator], None] | None = None
 
-    def run(self, strategy: Any, generator: torch.Generator) -> int:
-        """Train the stage; returns the number of images passed through the backbone."""
+    def run(self, strategy: Any, generator: torch.Generator) -> None:
+        """Train the stage."""
         dataset = self.data(strategy)
         if dataset is None:
-            return 0
+            return
         groups: Any = list(self.parameters(strategy))
         optimizer = torch.optim.SGD(groups, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -175,7 +166,6 @@ class Stage:
                     if hasattr(strategy.model, "compute"):
                         strategy.model.compute.stage_steps += 1
             optimizer.zero_grad(set_to_none=True)
-        return batches.images_passed
 
 
 @contextmanager
@@ -199,7 +189,7 @@ class Unit(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, strategy: Any, generator: torch.Generator) -> int: ...
+    def run(self, strategy: Any, generator: torch.Generator) -> None: ...
 
 
 class StageRunner(SupervisedPlugin):

@@ -43,7 +43,7 @@ def test_virtual_features_have_the_means_of_their_classes_and_the_first_covarian
     dataset = plugin.images(learner)
     assert len(dataset) == 16 + 9 + 5 + 3 + 3 + 3 + 3 + 1 + 3  # new images, three exemplars of each old class
     virtual = plugin.virtual(learner, dataset, 1, torch.Generator().manual_seed(0))
-    assert virtual.labels.tolist() == list(range(9)) and virtual.images_passed == len(dataset)
+    assert virtual.labels.tolist() == list(range(9))
     extracted = extract_features(learner, dataset)
     features = F.normalize(extracted.features, dim=1)
     for label in range(9):

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmark.figures import style
 from benchmark.perf import large, overhead, scaling, steps, stock, throughput
+from benchmark.perf.plot import growth
 from benchmark.perf.setting import config, noise_stream, resolved
 from benchmark.run import environment
 from benchmark.store import write_json
@@ -65,8 +67,13 @@ def main(argv: list[str] | None = None) -> int:
             if done.returncode:
                 return done.returncode
             record = json.loads(done.stdout.splitlines()[-1])
-            write_json(OUT / f"{part}-{mode}.json", {"environment": environment(settled), **record})
-            print(f"{part} {mode}: {json.dumps({k: v for k, v in record.items() if k not in ('what', 'steps')})}")
+            record = {"environment": environment(settled), **record}
+            write_json(OUT / f"{part}-{mode}.json", record)
+            if "steps" in record:
+                style.save(growth(record), OUT / f"{part}-{mode}")
+            print(
+                f"{part} {mode}: {json.dumps({k: v for k, v in record.items() if k not in ('what', 'steps', 'environment')})}"
+            )
     return 0
 
 

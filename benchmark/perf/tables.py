@@ -9,9 +9,12 @@ from typing import Any
 from benchmark.store import read_json
 
 
-def speed_tables(directory: Path) -> str:
-    """Markdown: one table a kind of measurement, then the single figures; a part that was not measured is left out."""
-    found = {path.stem: read_json(path) for path in sorted(directory.glob("*.json"))}
+def speed_tables(root: Path, directory: str) -> str:
+    """Markdown: one table a kind of measurement, then the single figures; a part that was not measured is left out.
+
+    A plot is linked to as seen from `root`, where the README is.
+    """
+    found = {path.stem: read_json(path) for path in sorted((root / directory).glob("*.json"))}
     lines: list[str] = []
     for part in ("first", "later"):
         records = [record for stem, record in found.items() if stem.startswith(f"{part}-")]
@@ -44,7 +47,9 @@ def speed_tables(directory: Path) -> str:
             )
             lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
         elif stem.startswith("thousand-"):
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.")
+            lines.append(
+                f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.{_plot(root, directory, stem)}"
+            )
         elif stem.startswith("large-"):
             alone, trained = record["loader_images_per_second"], record["training_images_per_second"]
             what = _sentence(record["what"])[:-1]
@@ -65,6 +70,15 @@ def speed_tables(directory: Path) -> str:
                 f"with diagnostics over one without: {record['diagnostics_overhead']['ratio']:.3f} ({record['mode']})."
             )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _plot(root: Path, directory: str, stem: str) -> str:
+    picture = f"{directory}/{stem}.png"
+    return (
+        f"\n\n  ![Seconds, microseconds an image and memory by experience]({picture})\n"
+        if (root / picture).is_file()
+        else ""
+    )
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:

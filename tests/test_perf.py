@@ -1,0 +1,72 @@
+"""What `make perf` writes becomes a table and a plot; what it measures is not tested here (see `make perf`)."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmark.figures import style
+from benchmark.perf.plot import growth
+from benchmark.perf.setting import interleave, ratio
+from benchmark.perf.tables import speed_tables
+from benchmark.store import write_json
+
+MACHINE = {"machine": {"processor": "a test"}}
+THOUSAND = {
+    "what": "1,000 classes; peak memory at the end over that at experience 10",
+    "mode": "fp32",
+    "environment": MACHINE,
+    "peak_ratio": 1.25,
+    "steps": [
+        {"experience": 1, "train_seconds": 2.0, "images": 400, "eval_seconds": 0.5, "peak_bytes": 2**30},
+        {"experience": 2, "train_seconds": 3.0, "images": 1000, "eval_seconds": 1.0, "peak_bytes": 2**31},
+    ],
+}
+
+
+def test_growth_is_per_experience():
+    """Images are counted from the beginning of a run, seconds from that of the experience."""
+    seconds, image, memory = growth(THOUSAND).axes
+    assert [line.get_ydata().tolist() for line in seconds.lines] == [[2.0, 3.0], [0.5, 1.0]]
+    assert image.lines[0].get_ydata().tolist() == [5000.0, 5000.0]
+    assert memory.lines[0].get_ydata().tolist() == [1024, 2048]
+
+
+def test_a_plot_is_linked_where_there_is_one(tmp_path):
+    write_json(tmp_path / "perf/thousand-fp32.json", THOUSAND)
+    assert "1.25." in speed_tables(tmp_path, "perf") and "![" not in speed_tables(tmp_path, "perf")
+    style.save(growth(THOUSAND), tmp_path / "perf/thousand-fp32")
+    assert "](perf/thousand-fp32.png)" in speed_tables(tmp_path, "perf")
+
+
+def test_the_busiest_measurement_is_named(tmp_path):
+    row = {"images_per_second": 95.0, "bare_images_per_second": 100.0, "ratio": 0.95, "ratio_range": [0.9, 1.0]}
+    for mode, load in (("bf16", 0.1), ("fp32", 0.6)):
+        record = {
+            "what": "steps",
+            "mode": mode,
+            "environment": MACHINE,
+            "foreign_cores": load,
+            "strategies": {"gr": row},
+        }
+        write_json(tmp_path / f"perf/first-{mode}.json", record)
+    text = speed_tables(tmp_path, "perf")
+    assert "| fp32 | gr | 95 | 100 | 0.95 (0.90-1.00) |" in text
+    assert text.endswith("Steps. a test; other processes kept up to 0.6 cores busy.\n")
+
+
+def test_rounds_alternate_and_the_first_is_a_warm_up():
+    calls: list[str] = []
+    times = interleave([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
+    assert "".join(calls) == "abbaabba" and [len(row) for row in times] == [3, 3]
+
+
+def test_a_ratio_is_of_rounds_side_by_side():
+    assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == {"ratio": 2.0, "ratio_range": [1.0, 3.0]}
+
+
+@pytest.mark.slow
+def test_a_part_is_measured_and_written(tmp_path):
+    command = [sys.executable, "-m", "benchmark.perf", "evaluation", "--mode", "fp32"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert (tmp_path / "results/perf/evaluation-fp32.json").is_file()
