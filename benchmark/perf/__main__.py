@@ -71,9 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             write_json(OUT / f"{part}-{mode}.json", record)
             if "steps" in record:
                 style.save(growth(record), OUT / f"{part}-{mode}")
-            print(
-                f"{part} {mode}: {json.dumps({k: v for k, v in record.items() if k not in ('what', 'steps', 'environment')})}"
-            )
+            shown = {key: value for key, value in record.items() if key not in ("what", "steps", "environment")}
+            print(f"{part} {mode}: {json.dumps(shown)}")
     return 0
 
 
