@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.figures import style
 from benchmark.perf.plot import growth
-from benchmark.perf.setting import interleave, ratio
+from benchmark.perf.setting import interleave, interval, ratio
 from benchmark.perf.tables import speed_tables
 from benchmark.store import write_json
 
@@ -63,6 +63,12 @@ def test_rounds_alternate_and_the_first_is_a_warm_up():
 
 def test_a_ratio_is_of_rounds_side_by_side():
     assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == {"ratio": 2.0, "ratio_range": [1.0, 3.0]}
+
+
+def test_an_interval_is_of_the_median():
+    """60 pairs: from the 22nd to the 39th value; at most 21 heads of 60 have a two-sided p below 0.05."""
+    found = interval([float(i) for i in range(60)][::-1], [1.0] * 60)
+    assert found == {"ratio": 29.5, "interval": [21.0, 38.0], "pairs": 60}
 
 
 @pytest.mark.slow

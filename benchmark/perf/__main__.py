@@ -23,10 +23,8 @@ OUT = Path("results/perf")
 WITH_TEACHER = ("replay", "lwf", "icarl", "bic", "wa", "lucir", "dgr")
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "first": lambda mode: steps.first_experience(("replay", "lwf", "dgr"), mode),
-    "later": lambda mode: {
-        **steps.later_experience(WITH_TEACHER, mode),
-        "diagnostics_overhead": steps.diagnostics_overhead(mode),
-    },
+    "later": lambda mode: steps.later_experience(WITH_TEACHER, mode),
+    "pairs": steps.side_by_side,
     "stock": stock.side_by_side,
     "experiences": lambda mode: scaling.over_experiences(("replay", "dgr"), mode),
     "classes": lambda mode: scaling.over_classes(("replay", "lwf", "dgr", "lucir"), mode),

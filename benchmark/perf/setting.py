@@ -21,8 +21,13 @@ from strategies.template import IncrementalLearner
 BATCH = 128
 
 
-def noise_stream(sizes: Sequence[int], per_class: int, test_per_class: int = 20) -> tuple[ImageArrays, Any]:
-    """Random 32x32 images, sizes[t] new classes in experience t: speed does not depend on what images show."""
+def noise_stream(
+    sizes: Sequence[int], per_class: int | Sequence[int], test_per_class: int = 20
+) -> tuple[ImageArrays, Any]:
+    """Random 32x32 images, sizes[t] new classes in experience t: speed does not depend on what images show.
+
+    `per_class` is a number of images for all classes, or one for each class.
+    """
     rng = np.random.default_rng(0)
     classes = sum(sizes)
     labels, test_labels = (np.repeat(np.arange(classes), n) for n in (per_class, test_per_class))
@@ -37,10 +42,7 @@ def noise_stream(sizes: Sequence[int], per_class: int, test_per_class: int = 20)
         std=(0.25, 0.25, 0.25),
         flip=True,
     )
-    stream = long_tailed_benchmark(
-        arrays, protocol=list(sizes), profile="conventional", rho=1, max_count=per_class, order="ordered"
-    )
-    return arrays, stream
+    return arrays, long_tailed_benchmark(arrays, protocol=list(sizes), profile="natural", order="ordered")
 
 
 def config(strategy: str, mode: str, memory: dict[str, Any] | None = None, **training: Any) -> RunConfig:
@@ -86,6 +88,15 @@ def interleave(functions: Sequence[Callable[[], Any]], rounds: int) -> list[list
             if r:
                 times[i].append(elapsed)
     return times
+
+
+def interval(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
+    """Median of the ratios of rounds that ran side by side, and its 95 % confidence interval (order statistics)."""
+    from scipy.stats import binom
+
+    ratios = sorted(a / b for a, b in zip(numerators, denominators, strict=True))
+    low = max(int(binom.ppf(0.025, len(ratios), 0.5)) - 1, 0)
+    return {"ratio": median(ratios), "interval": [ratios[low], ratios[-1 - low]], "pairs": len(ratios)}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:

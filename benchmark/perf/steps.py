@@ -10,12 +10,23 @@ import numpy as np
 
 from benchmark.datasets import ImageArrays
 from benchmark.perf.bare import bare_loop
-from benchmark.perf.setting import BATCH, ForeignLoad, begin, config, interleave, make_learner, noise_stream, ratio
+from benchmark.perf.setting import (
+    BATCH,
+    ForeignLoad,
+    begin,
+    config,
+    interleave,
+    interval,
+    make_learner,
+    noise_stream,
+    ratio,
+)
 from benchmark.streams import LongTailedBenchmark
 from strategies.features import targets_array
 from strategies.template import IncrementalLearner
 
 STEPS, ROUNDS = 3, 5
+PAIRS = 60  # single steps by turns: a difference of a few percent needs many
 
 
 def first_experience(strategies: Sequence[str], mode: str) -> dict[str, Any]:
@@ -54,33 +65,47 @@ def later_experience(strategies: Sequence[str], mode: str, old: int = 50, new: i
     floor = _bare(learners[0], arrays, benchmark, mode, True)
     *ours, bare = interleave([*map(_epoch_of, learners), floor], ROUNDS)
     rows = {name: _speeds(times, bare) for name, times in zip(strategies, ours, strict=True)}
-    record = {
+    return {
         "what": f"second experience, {old} old and {new} new classes, teacher included in the bare loop; ResNet-32, "
         f"batch {BATCH}, channels_last, 1 thread; median of {ROUNDS} epochs, interleaved",
         "mode": mode,
         "foreign_cores": load.cores(),
         "strategies": rows,
     }
-    if {"lwf", "dgr"} <= set(strategies):
-        by_name = dict(zip(strategies, ours, strict=True))
-        record["dgr_over_lwf"] = ratio(by_name["dgr"], by_name["lwf"])
-    return record
 
 
-def diagnostics_overhead(mode: str) -> dict[str, Any]:
-    """Seconds of a step with diagnostics over one without."""
+def side_by_side(mode: str) -> dict[str, Any]:
+    """A step over another that differs in one thing: of `dgr` over `lwf`, with diagnostics over without (of `replay`).
+
+    50 old and 50 new classes, one step of 128 images an epoch: 50 exemplars and 78 new images.
+    """
     from strategies.diagnostics import DiagnosticsPlugin
 
-    arrays, benchmark = noise_stream([50, 50], BATCH * STEPS // 50)
-    learners = []
-    for observed in (False, True):
-        learner = make_learner(config("replay", mode), arrays, benchmark)
-        if observed:
-            learner.plugins.append(DiagnosticsPlugin())
-        begin(learner, benchmark.train_stream[0])
-        learners.append(learner)
-    plain, recorded = interleave([*map(_epoch_of, learners)], ROUNDS)
-    return ratio(recorded, plain)
+    old = new = 50
+    extra = BATCH - old - new
+    arrays, benchmark = noise_stream([old, new], [*[1] * old, *[2] * extra, *[1] * (new - extra)])
+    memory = {"budget": 1, "mode": "per_class", "selection": "random"}
+
+    def second_experience(name: str, *plugins: Any) -> Any:
+        learner = make_learner(config(name, mode, memory), arrays, benchmark)
+        learner.train_epochs = 1
+        learner.parts.stages.clear()
+        learner.plugins.extend(plugins)
+        learner.train(benchmark.train_stream[0], eval_streams=[])
+        begin(learner, benchmark.train_stream[1])
+        return _epoch_of(learner)
+
+    load = ForeignLoad()
+    lwf, dgr = interleave([second_experience("lwf"), second_experience("dgr")], PAIRS)
+    plain, recorded = interleave([second_experience("replay"), second_experience("replay", DiagnosticsPlugin())], PAIRS)
+    return {
+        "what": f"ResNet-32, one step of {BATCH} images by turns, {old} old and {new} new classes; median of {PAIRS} "
+        "pairs (95 % interval)",
+        "mode": mode,
+        "foreign_cores": load.cores(),
+        "dgr_over_lwf": interval(dgr, lwf),
+        "diagnostics_over_none": interval(recorded, plain),
+    }
 
 
 def _epoch_of(learner: IncrementalLearner) -> Any:

@@ -64,10 +64,11 @@ def speed_tables(root: Path, directory: str) -> str:
             middle = {name: [sorted(times[by])[1] for by in times] for name, times in record["seconds"].items()}
             rows = ", ".join(f"{name.replace('_', ' ')} {a:.1f} ({b:.1f})" for name, (a, b) in middle.items())
             lines.append(f"- {_sentence(record['what'])[:-1]}: {rows}{_busy([record])}.")
-        elif "dgr_over_lwf" in record:
+        elif stem.startswith("pairs-"):
+            dgr, diagnostics = (_interval(record[key]) for key in ("dgr_over_lwf", "diagnostics_over_none"))
             lines.append(
-                f"- A `dgr` step over one of `lwf`, same teacher: {record['dgr_over_lwf']['ratio']:.3f}; of one "
-                f"with diagnostics over one without: {record['diagnostics_overhead']['ratio']:.3f} ({record['mode']})."
+                f"- {_sentence(record['what'])[:-1]}: `dgr` over `lwf`, same teacher, {dgr}; with diagnostics over "
+                f"without {diagnostics} ({record['mode']}){_busy([record])}."
             )
     return "\n".join(lines).rstrip() + "\n"
 
@@ -79,6 +80,11 @@ def _plot(root: Path, directory: str, stem: str) -> str:
         if (root / picture).is_file()
         else ""
     )
+
+
+def _interval(measured: Mapping[str, Any]) -> str:
+    low, high = measured["interval"]
+    return f"{measured['ratio']:.3f} ({low:.3f}-{high:.3f})"
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
