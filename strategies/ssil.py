@@ -5,6 +5,9 @@ calibrated by distillation alone, with a softmax of its own for the columns of e
 temperature 2 times its square, summed over experiences. Every batch is a batch of new images with a quarter as many
 exemplars behind it (128 + 32 in the paper), from a loader of their own.
 
+No term compares the columns of one experience with those of another: how far they compete at all is left to the
+network, which does well on experiences of many classes and badly where an experience has two.
+
 Deviations: an epoch is one pass over the new data, the exemplars starting again when they run out (the released code
 ends with the shorter of the two) and partial batches are kept; the learning rate is the run's, not divided by the
 number of experiences. `weight` 0.25 is LT-CIL's form without the squared temperature.
