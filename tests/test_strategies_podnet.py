@@ -226,12 +226,15 @@ def test_finetuning_trains_the_proxies_on_balanced_exemplars_and_nothing_else() 
     befores: list[dict[str, Tensor]] = []
     images: list[int] = []
 
-    def run(strategy: Any, generator: torch.Generator) -> int:
+    def run(strategy: Any, generator: torch.Generator) -> None:
         befores.append(copied(strategy.model.state_dict()))
         dataset = stage.data(strategy)
         passed.append([] if dataset is None else [list(map(int, dataset.targets)).count(c) for c in range(9)])
-        images.append(type(stage).run(stage, strategy, generator))
-        return images[-1]
+        compute = strategy.model.compute
+        before = (compute.trained, compute.frozen)
+        stage.run(strategy, generator)
+        assert compute.trained == before[0]  # the backbone is frozen; without augmentation it is run once
+        images.append(compute.frozen - before[1])
 
     runner = next(plugin for plugin in trained.learner.plugins if isinstance(plugin, StageRunner))
     runner.stages = [SimpleNamespace(name="looked_at", run=run)]

@@ -18,6 +18,7 @@ from benchmark import models
 from benchmark.loading import ArrayLoader
 from benchmark.workbench import BATCH_SIZE, COUNTS, LR, Trained, Workbench, copied, differences, seen_tests
 from strategies import registry
+from strategies.compute import Compute
 from strategies.finetune import Finetune
 from strategies.heads import LinearHead
 from strategies.lucir import LUCIR
@@ -241,8 +242,10 @@ def test_a_stage_trains_its_parameters_and_nothing_else() -> None:
     learner.experience = trained.stream.train_stream[0]
     learner.model.train()
     before = copied(trained.weights)
-    images = stage().run(learner, torch.Generator().manual_seed(0))
-    assert images == sum(COUNTS[:3])
+    learner.model.compute.reset()
+    stage().run(learner, torch.Generator().manual_seed(0))
+    images = sum(COUNTS[:3])
+    assert learner.model.compute == Compute(frozen=images, stage_steps=2 * math.ceil(images / 8))
     assert differences(before, trained.weights) == ["head.linear.bias"]  # no batch statistics either
     assert learner.model.training
     again = copied(trained.weights)
@@ -258,7 +261,9 @@ def test_a_stage_skips_freezes_again_and_follows_its_schedule() -> None:
     learner = trained.learner
     learner.experience = trained.stream.train_stream[0]
     before = copied(trained.weights)
-    assert stage(data=lambda strategy: None).run(learner, torch.Generator()) == 0
+    learner.model.compute.reset()
+    stage(data=lambda strategy: None).run(learner, torch.Generator())
+    assert learner.model.compute == Compute()
     stage(lr=0.0).run(learner, torch.Generator())
     stage(schedule=Schedule("multistep", (0.0,), gamma=0.0)).run(learner, torch.Generator())
     assert not differences(before, trained.weights)
@@ -288,8 +293,10 @@ def whole_network(**changes: Any) -> Stage:
 def test_a_stage_may_train_the_whole_network_and_repeats_from_its_beginning() -> None:
     learner = trained_once()
     before = copied(learner.model.state_dict())
-    images = whole_network().run(learner, torch.Generator().manual_seed(0))
-    assert images == 2 * sum(COUNTS[:3])
+    learner.model.compute.reset()
+    whole_network().run(learner, torch.Generator().manual_seed(0))
+    images = sum(COUNTS[:3])
+    assert learner.model.compute == Compute(trained=2 * images, stage_steps=2 * math.ceil(images / 8))
     after = copied(learner.model.state_dict())
     assert set(differences(before, after)) == set(before)  # batch statistics as well
     assert all(p.grad is None for p in learner.model.parameters())
@@ -316,8 +323,11 @@ def test_features_of_a_frozen_backbone_are_the_same_fresh_or_cached(augments: bo
         assert strategy.model.backbone.training is not augments
         return strategy._criterion(strategy.model.head(features), targets)
 
-    images = stage(batches=FreshFeatures, loss=loss).run(learner, torch.Generator().manual_seed(0))
-    assert images == (2 if augments else 1) * sum(COUNTS[:3]) and learner.model.backbone.training
+    learner.model.compute.reset()
+    stage(batches=FreshFeatures, loss=loss).run(learner, torch.Generator().manual_seed(0))
+    images = sum(COUNTS[:3])
+    expected = Compute(frozen=(2 if augments else 1) * images, stage_steps=2 * math.ceil(images / 8))
+    assert learner.model.compute == expected and learner.model.backbone.training
     assert differences(before, learner.model.state_dict()) == ["head.linear.bias"]
     assert torch.allclose(learner.model.head.linear.bias, cached["head.linear.bias"], atol=1e-5)
 
@@ -367,8 +377,10 @@ def test_a_stage_visits_images_in_the_order_it_is_given() -> None:
     def batches(*args: Any) -> Images:
         return Images(*args, order=rarest_first)
 
-    images = whole_network(batches=batches, loss=loss, epochs=1).run(trained_once(), torch.Generator())
-    assert images == len(visited) == sum(COUNTS[:3]) + 1
+    learner = trained_once()
+    learner.model.compute.reset()
+    whole_network(batches=batches, loss=loss, epochs=1).run(learner, torch.Generator())
+    assert learner.model.compute.trained == len(visited) == sum(COUNTS[:3]) + 1
     assert visited == [2] * COUNTS[2] + [1] * COUNTS[1] + [0] * (COUNTS[0] + 1)
 
 
