@@ -105,11 +105,13 @@ class DistributionAwareDistillationPlugin(SupervisedPlugin):
         return scale * (r * (u - p) + (1 - r) * w * (v - p))
 
     def diagnostics(self) -> dict[str, Any]:
-        """kd_ratio, R, w and the lost images of this experience, as plain values."""
+        """kd_ratio, R, w and the lost images of this experience, as plain values; None for what no loss used."""
+        distilled = self.kind != "none" and self.counts.seen.num_old > 0
+        mixed = distilled and self.kind == "dakd"
         return {
-            "kd_ratio": self.kd_ratio,
-            "entropy": float(self._entropy),
-            "class_weights": self._class_weights.tolist(),
+            "kd_ratio": self.kd_ratio if distilled else None,
+            "entropy": float(self._entropy) if mixed else None,
+            "class_weights": self._class_weights.tolist() if mixed else None,
             "lost": self.counts.lost.tolist(),
         }
 

@@ -178,18 +178,25 @@ class GradientReweightingPlugin(SupervisedPlugin):
         self.steps = 0
         self.phi = self.row_factors = torch.zeros(0)
         self.r_old = self.r_new = self.beta = torch.ones(())
+        self._beta_sum, self._beta_steps = torch.zeros(()), 0
         self._has_images = torch.zeros(0, dtype=torch.bool)
         self._head: nn.Linear | None = None
         self._features = InputTap()
 
     def diagnostics(self) -> dict[str, Any]:
-        """State after the latest step, as plain values: reading it waits for the device."""
+        """State after the latest step, as plain values: reading it waits for the device.
+
+        "beta" is the mean over the experience's steps, "beta_last" that of the latest step; both are None where nothing
+        was distilled into the classifier.
+        """
+        balanced = self._beta_steps > 0
         return {
             "phi": self.phi.tolist(),
             "row_factors": self.row_factors.tolist(),
             "r_old": float(self.r_old),
             "r_new": float(self.r_new),
-            "beta": float(self.beta),
+            "beta": float(self._beta_sum) / self._beta_steps if balanced else None,
+            "beta_last": float(self.beta) if balanced else None,
             "gamma": self.gamma,
             "steps": self.steps,
             "available": self.counts.available.tolist(),
@@ -204,7 +211,8 @@ class GradientReweightingPlugin(SupervisedPlugin):
         self.phi = torch.zeros(self.counts.seen.num_seen, dtype=dtype, device=strategy.device)
         self.row_factors = torch.ones_like(self.phi)
         self.r_old = self.r_new = self.beta = torch.ones((), dtype=dtype, device=strategy.device)
-        self.steps = 0
+        self._beta_sum = torch.zeros_like(self.beta)
+        self.steps = self._beta_steps = 0
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if replays_from_loader(strategy):
@@ -229,6 +237,8 @@ class GradientReweightingPlugin(SupervisedPlugin):
             "phi": self.phi,
             "steps": self.steps,
             "latest": [self.row_factors, self.r_old, self.r_new, self.beta],
+            "beta_sum": self._beta_sum,
+            "beta_steps": self._beta_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -236,6 +246,8 @@ class GradientReweightingPlugin(SupervisedPlugin):
         self.counts.load_state_dict(state["counts"])
         self.phi, self.steps = state["phi"].to(self.phi.device), state["steps"]
         self.row_factors, self.r_old, self.r_new, self.beta = (value.to(self.phi.device) for value in state["latest"])
+        if "beta_sum" in state:  # an older checkpoint has none: the mean is then that of the steps still to come
+            self._beta_sum, self._beta_steps = state["beta_sum"].to(self.phi.device), state["beta_steps"]
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -269,6 +281,8 @@ class GradientReweightingPlugin(SupervisedPlugin):
             kd_rows = kd_logits.T @ features
             noise = _NOISE * self.distillation.gradient_scale / math.sqrt(len(features)) * features.norm()
             self.beta = self._balance(weight_gradient, kd_rows, noise)
+            self._beta_sum += self.beta  # stays on the device
+            self._beta_steps += 1
             weight_gradient[:num_old] += self.beta * kd_rows
             bias_gradient[:num_old] += self.beta * kd_logits.sum(0)
         self._write(head, weight_gradient, bias_gradient)

@@ -42,6 +42,8 @@ def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
     if strategy == "dgr":
         reweighting = records[-1]["plugins"]["GradientReweightingPlugin"]
         assert {"phi", "r_old", "r_new", "beta", "gamma", "lost"} <= set(reweighting)
+        betas = [record["plugins"]["GradientReweightingPlugin"]["beta"] for record in records]
+        assert betas[0] is None and all(beta > 0 for beta in betas[1:])
 
 
 def test_gradient_norms_are_autograds(tmp_path: Path) -> None:

@@ -754,6 +754,60 @@ def test_on_our_own_learner(precision_name: str) -> None:
     assert all(error < 1e-5 for error in errors) and bool(errors) == (precision_name == "fp32")
 
 
+# diagnostics ---------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_beta_is_the_mean_over_the_steps_of_an_experience() -> None:
+    kd = DistributionAwareDistillationPlugin()
+    reweighting = GradientReweightingPlugin(kd)
+    betas: dict[int, list[float]] = {}
+
+    def check(strategy: Any) -> None:
+        betas.setdefault(strategy.experience.current_experience, []).append(reweighting.beta.item())
+
+    strategy = template_of(perceptron(), BalancedSoftmax(), [FirstImages(6), kd, reweighting, Each(check)])
+    for t, experience in enumerate(benchmark_of(COUNTS, SHUFFLED).train_stream):
+        strategy.train(experience)
+        found = reweighting.diagnostics()
+        if t == 0:
+            assert found["beta"] is None and found["beta_last"] is None  # nothing to distil from
+            continue
+        assert len(set(betas[t])) == len(betas[t]) == found["steps"] > 2
+        assert found["beta"] == pytest.approx(sum(betas[t]) / len(betas[t]), rel=1e-12)
+        assert found["beta_last"] == betas[t][-1]
+
+
+@pytest.mark.parametrize("kind", ["dakd", "vanilla", "feature", "none"])
+def test_what_no_loss_used_is_recorded_as_null(kind: str) -> None:
+    """After the second experience: beta without a distilled head row; kd_ratio without a loss; R and w but of DAKD."""
+    kd = DistributionAwareDistillationPlugin(kind)
+    reweighting = GradientReweightingPlugin(kd)
+    run(reweighting, kd, lambda strategy: None)
+    head, loss = reweighting.diagnostics(), kd.diagnostics()
+    in_force = {name for name, value in (head | loss).items() if value is not None}
+    in_force &= {"beta", "beta_last", "kd_ratio", "entropy", "class_weights"}
+    assert (
+        in_force
+        == {
+            "dakd": {"beta", "beta_last", "kd_ratio", "entropy", "class_weights"},
+            "vanilla": {"beta", "beta_last", "kd_ratio"},
+            "feature": {"kd_ratio"},
+            "none": set(),
+        }[kind]
+    )
+    assert loss["lost"] == head["lost"] == [19, 0, 12]
+
+
+def test_without_a_distillation_plugin_no_beta_is_recorded() -> None:
+    reweighting = GradientReweightingPlugin()
+    run(reweighting, None, lambda strategy: None)
+    assert reweighting.diagnostics()["beta"] is None
+    fixed, kd = GradientReweightingPlugin(balance=1.0), DistributionAwareDistillationPlugin()
+    fixed.distillation = kd
+    run(fixed, kd, lambda strategy: None)
+    assert fixed.diagnostics()["beta"] == 1  # a constant beta is in force
+
+
 # state ---------------------------------------------------------------------------------------------------------------
 
 

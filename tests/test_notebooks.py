@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from benchmark.store import RunFolder, append_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -81,10 +84,19 @@ def test_the_ten_questions_are_answered() -> None:
 
 @pytest.mark.slow
 def test_the_ten_questions_say_what_has_not_run(tmp_path: Path) -> None:
-    """With the runs of dgr and replay alone."""
+    """With the runs of dgr and replay alone; its records: two older, one newer, one without beta."""
     for run in (RESULTS / "runs").iterdir():
         if "-lfs5-dgr-" in run.name or "-lfs5-replay-" in run.name:
-            (tmp_path / "runs").mkdir(exist_ok=True)
-            (tmp_path / "runs" / run.name).symlink_to(run)
+            shutil.copytree(run, tmp_path / "runs" / run.name)
+    for folder in map(RunFolder, tmp_path.glob("runs/*-dgr-*")):
+        _first, _older, newer, nothing, *_ = records = folder.read_diagnostics()
+        newer["plugins"]["GradientReweightingPlugin"] |= {"beta": 7.0, "beta_last": 8.0}
+        nothing["plugins"]["GradientReweightingPlugin"] |= {"beta": None, "beta_last": None}
+        undistilled = dict.fromkeys(("kd_ratio", "entropy", "class_weights"))
+        nothing["plugins"]["DistributionAwareDistillationPlugin"] |= undistilled
+        folder.packed_diagnostics.unlink()
+        for record in records:
+            append_jsonl(folder.diagnostics, record)
     shown = texts(executed("gradient_reweighting", folder=tmp_path, online=tmp_path / "nowhere"))
     assert "no pair of runs yet" in shown and "Not drawn" in shown and "No runs of one pass" in shown
+    assert "of 4 older records" in shown and "80 % of 6 between" in shown
