@@ -45,7 +45,7 @@ def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
     So do the options that set runs of one method apart, which `benchmark.summary` leaves in `frame.attrs["variants"]`.
     """
     rows = frame[frame["strategy"].notna()].copy()
-    shown = {column: rows[column].map(text) for column in SETTING}
+    shown = {column: _texts(rows[column]) for column in SETTING}
     strategy = rows["strategy"]
     varying = [column for column in SETTING if shown[column].nunique() > 1]
     within = [c for c in varying if c in ("dataset", "rho") or shown[c].groupby(strategy).nunique().max() > 1]
@@ -75,8 +75,15 @@ def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
         if text(classifier) != "-":
             classifiers.setdefault(name, set()).add(text(classifier))
     named = [name for name, found in classifiers.items() if found != {"head"}]
-    rows["method"] = base.where(~base.isin(named), base + " (" + rows["classifier"].map(text) + ")")
+    rows["method"] = base.where(~base.isin(named), base + " (" + _texts(rows["classifier"]) + ")")
     return rows
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """`text` of each value; made once of equal ones, as most in a column of a protocol are."""
+    codes, different = values.factorize(use_na_sentinel=False)
+    texts = [text(value) for value in different]
+    return type(values)([texts[code] for code in codes], index=values.index, dtype="str")
 
 
 def setting_order(rows: pd.DataFrame) -> list[str]:

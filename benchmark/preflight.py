@@ -108,6 +108,10 @@ class Preflight:
             self._measured[key] = _measure(run, prepared, self.device)
         self.sizes[run.run_name] = self._measured[key]
 
+    def add_like(self, run: RunConfig, other: str) -> None:
+        """Count in a run that differs in its training seed only from one that was added."""
+        self.sizes[run.run_name] = self.sizes[other]
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """(run name, sentence) of the largest run, when there is not the room it needs."""
         if not self.sizes:

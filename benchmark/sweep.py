@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def run_sweep(
         def listen(kind: str, name: str | None, content: Any) -> None:
             if kind == "checked":  # a mistake leaves nothing behind
                 write_plan(directory, runs)
+                threading.Thread(target=_import_early, daemon=True).start()
                 for folder in (folders[run.run_name] for run in pending):
                     if folder.state == "failed":
                         folder.forgive()
@@ -97,6 +99,15 @@ def run_sweep(
         print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `imcil retry {directory}` "
               "continues.", file=sys.stderr)  # fmt: skip
     return 1 if failures or unfinished else 0
+
+
+def _import_early() -> None:
+    """What tables and figures need: seconds, better spent while the workers work than after them."""
+    import seaborn  # noqa: F401
+
+    import benchmark.accounting
+    import benchmark.figures
+    import benchmark.tables  # noqa: F401
 
 
 def write_results(directory: Path) -> None:

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -131,6 +132,7 @@ def get(name: str) -> type[Recipe]:
     raise ValueError(f'Unknown strategy "{name}".{hint} Valid choices: {", ".join(names())}; or path/to/file.py:Class.')
 
 
+@cache  # what is installed stays for as long as the process; to look takes 20 ms
 def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from benchmark.figures import style
+from benchmark.perf.clock import interleave, interval, ratio
 from benchmark.perf.plot import growth
-from benchmark.perf.setting import interleave, interval, ratio
 from benchmark.perf.tables import speed_tables
 from benchmark.store import write_json
 

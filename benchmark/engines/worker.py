@@ -108,10 +108,17 @@ def check(
     from benchmark.run import check_device, prepare
 
     preflight = Preflight(directory, device if here else None, workers)
+    added: dict[str, str] = {}  # a run but for its training seed, on which nothing here depends -> its name
     for run in runs:
+        unseeded = run.training.model_copy(update={"seed": 0})
+        key = run.model_copy(update={"training": unseeded}).model_dump_json()
         try:
             check_device(device)
+            if key in added:
+                preflight.add_like(run, added[key])
+                continue
             preflight.add(run, prepare(run))
+            added[key] = run.run_name
         except UserError as error:
             yield run.run_name, str(error)
         except Exception:  # not the user's mistake: the run itself will fail and record it

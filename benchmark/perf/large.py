@@ -13,7 +13,8 @@ import torch
 
 from benchmark.datasets import ImageArrays
 from benchmark.loading import ArrayLoader
-from benchmark.perf.setting import ForeignLoad, begin, config, make_learner
+from benchmark.perf.clock import ForeignLoad
+from benchmark.perf.setting import begin, config, make_learner
 from benchmark.streams import long_tailed_benchmark
 
 SIDE, CROP, IMAGES, BATCH = 256, 224, 512, 32

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark.perf.setting import ForeignLoad
+from benchmark.perf.clock import ForeignLoad
 from benchmark.store import RunFolder, read_json, write_json
 
 RUN = ("strategy=replay", "dataset.classes=10", "training.precision=fp32")  # of `digits`

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.perf.setting import BATCH, ForeignLoad, begin, config, interleave, make_learner, noise_stream, ratio
+from benchmark.perf.clock import ForeignLoad, interleave, ratio
+from benchmark.perf.setting import BATCH, begin, config, make_learner, noise_stream
 from strategies.memory import herding_order
 from strategies.template import IncrementalLearner
 

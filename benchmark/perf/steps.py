@@ -10,17 +10,8 @@ import numpy as np
 
 from benchmark.datasets import ImageArrays
 from benchmark.perf.bare import bare_loop
-from benchmark.perf.setting import (
-    BATCH,
-    ForeignLoad,
-    begin,
-    config,
-    interleave,
-    interval,
-    make_learner,
-    noise_stream,
-    ratio,
-)
+from benchmark.perf.clock import ForeignLoad, interleave, interval, ratio
+from benchmark.perf.setting import BATCH, begin, config, make_learner, noise_stream
 from benchmark.streams import LongTailedBenchmark
 from strategies.features import targets_array
 from strategies.template import IncrementalLearner

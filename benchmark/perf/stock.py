@@ -16,7 +16,8 @@ from avalanche.training.supervised import Naive
 from torch import nn
 
 from benchmark import models
-from benchmark.perf.setting import BATCH, ForeignLoad, config, make_learner, noise_stream
+from benchmark.perf.clock import ForeignLoad
+from benchmark.perf.setting import BATCH, config, make_learner, noise_stream
 from strategies.memory import concatenate
 from strategies.template import silent_evaluator
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark.perf.setting import ForeignLoad
+from benchmark.perf.clock import ForeignLoad
 from benchmark.store import read_jsonl
 
 
