@@ -3,17 +3,22 @@
 Cosine head with several proxies per class (LSC), distillation of pooled stage maps (POD-spatial) and of features
 (POD-flat), both weighted by sqrt(C / C_n), old proxies frozen and new ones imprinted by k-means; after each experience
 but the first the proxies of all classes are finetuned on the exemplars. Gradients are clamped to [-5, 5]. No ReLU
-behind the last block; POD reads every stage before its ReLU. The paper's schedule is `training.schedule=cosine`.
+behind the last block; POD reads every stage before its ReLU. The paper's schedule is cosine: `training.schedule=cosine`
+with the finetuning; LT-CIL has the default `multistep` and no finetuning, `finetune_epochs=0`.
 
 Where paper and released code (arthurdouillard/incremental_learning.pytorch) differ:
 
-- `loss` "paper" is the printed hinge with margin on the true class. "official" is what the code computes: the margin is
+- `loss` "official", the default, is what the code computes, and so what the published numbers are from: the margin is
   taken off every class, so that it cancels, the true class leaves a 1 in the denominator, and there is no hinge.
-  "cross_entropy" is the code of LT-CIL and FACIL.
+  "paper" is the printed hinge with margin on the true class (Eq. 8), with the deviation below. "cross_entropy" is the
+  code of LT-CIL and FACIL.
 - A proxy's similarity is the cosine s; the code has 2 s - 2, a softmax over proxies that is twice as sharp.
 - POD-flat is 1 - cos, as in the code; the paper's squared distance of normalised features is twice that.
 
 Deviations: batch statistics stay fixed in the finetuning; a class with fewer images than proxies repeats its proxies.
+With `loss=paper` the margin eta delta sends no gradient to the learned eta, and eta stays positive. Taken literally,
+Eq. 8 shrinks with eta whatever the features are: SGD drives eta below 0 in a few steps, where the margin is a bonus and
+equal similarities have loss 0. Where the margin cannot be kept, eta, and with it the value of this loss, keeps growing.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from strategies.teacher import autocast_of
 
 REFERENCE = "Douillard et al., PODNet: Pooled outputs distillation for small-tasks incremental learning, ECCV 2020"
 KMEANS_ITERATIONS = 30
+SMALLEST_ETA = 1e-2  # of the printed loss
 
 
 def local_similarity(similarities: Tensor) -> Tensor:
@@ -124,7 +130,10 @@ class ProxyHead(CosineHead):
 
 
 class LocalSimilarityLoss(SeenCrossEntropy):
-    """The classification loss of PODNet over the seen classes; `form` "paper" or "official"."""
+    """The classification loss of PODNet over the seen classes; `form` "paper" or "official".
+
+    With "paper", eta is a constant in the margin and is kept above `SMALLEST_ETA` after every step.
+    """
 
     def __init__(self, head: CosineHead, form: str, margin: float) -> None:
         super().__init__()
@@ -133,7 +142,12 @@ class LocalSimilarityLoss(SeenCrossEntropy):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.form == "official":
             return nca_loss_as_released(logits, targets)
-        return nca_loss(logits, targets, self.head.eta * self.margin)
+        return nca_loss(logits, targets, self.head.eta.detach() * self.margin)
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        if self.form == "paper":
+            with torch.no_grad():
+                self.head.eta.clamp_(min=SMALLEST_ETA)
 
 
 class PooledOutputsPlugin(TeacherPlugin):
@@ -227,7 +241,7 @@ class PooledOutputs(Recipe):
 class PODNetWithoutFinetuning(PooledOutputs):
     """PODNet up to its balanced finetuning; `loss` is the form of the classification loss, `margin` its delta."""
 
-    loss: Literal["paper", "official", "cross_entropy"] = "paper"
+    loss: Literal["official", "paper", "cross_entropy"] = "official"
     margin: Annotated[float, Ge(0)] = 0.6  # of "paper"
 
     def criterion(self, head: ProxyHead) -> SeenCrossEntropy:
