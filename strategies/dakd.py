@@ -41,7 +41,8 @@ class DistributionAwareDistillationPlugin(SupervisedPlugin):
         LUCIR, weighted by kd_ratio: the paper's exact form is not known); "none".
     weight : lambda_b.
     temperature : T.
-    entropy : R in [0, 1] in place of the entropy of the lost images: 1 is vanilla, 0 the mixed logits alone.
+    entropy : R in [0, 1] in place of the entropy of the lost images: 1 is vanilla, 0 the mixed logits alone. Where no
+        class lost an image it is vanilla whatever R: there the mixed logits are the teacher's, which teach nothing.
     class_weight : w in [0, 1] for all classes in place of the lost images' share: 1 is vanilla.
     seen : class map shared with other plugins; own if None.
 
@@ -162,7 +163,8 @@ class DistributionAwareDistillationPlugin(SupervisedPlugin):
             return
         # An experience without images of new classes keeps the ratio finite.
         self.kd_ratio = self.weight * math.sqrt(self.counts.num_seen_images / max(self.counts.num_new_images, 1))
-        entropy = normalised_entropy(lost) if self.fixed_entropy is None else torch.tensor(self.fixed_entropy)
+        fixed = self.fixed_entropy is not None and bool(lost.any())  # without a lost image w = 0: R must be 1
+        entropy = torch.tensor(self.fixed_entropy) if fixed else normalised_entropy(lost)
         weights = lost_class_weights(lost)
         if self.fixed_class_weight is not None:
             weights = torch.full_like(weights, self.fixed_class_weight)

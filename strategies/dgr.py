@@ -151,7 +151,7 @@ class DGRVanillaKD(DGR):
 
 @dataclass(frozen=True, kw_only=True)
 class DGRMixedKD(DGR):
-    """DAKD with R = 0: the mixed logits alone."""
+    """DAKD with R = 0: the mixed logits alone; plain distillation as long as no class has lost an image."""
 
     name: ClassVar[str] = "dgr_mixed_kd"
     entropy: Annotated[float, Ge(0), Le(1)] | None = 0.0

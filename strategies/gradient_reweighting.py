@@ -311,7 +311,10 @@ class GradientReweightingPlugin(SupervisedPlugin):
         return _scaled_within_groups(phi, num_old, self.r_old, self.r_new)
 
     def _balance(self, ce_rows: Tensor, kd_rows: Tensor, noise: Tensor) -> Tensor:
-        """beta. A student equal to its teacher has a distillation gradient of rounding noise, which is dropped."""
+        """beta. A student equal to its teacher has a distillation gradient of rounding noise, which is dropped.
+
+        The threshold is that of float32 rounding: gradients computed in a coarser type have louder noise.
+        """
         if not isinstance(self.balance, str):
             return torch.full_like(noise, self.balance)
         size = kd_rows.norm()

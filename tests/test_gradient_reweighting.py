@@ -34,6 +34,7 @@ from strategies.gradient_reweighting import (
     group_ratios,
 )
 from strategies.heads import LinearHead
+from strategies.memory import ExemplarMemoryPlugin
 from strategies.network import IncrementalNetwork
 from strategies.recipe import Parts
 from strategies.seen import ClassCounts, SeenClasses
@@ -589,11 +590,11 @@ def test_no_memory_at_all_is_finite(offset: bool) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_nothing_lost_and_one_old_class() -> None:
-    """The released code divides by zero in both cases; here they are vanilla distillation."""
+    """The released code divides by zero in both cases; here they are vanilla distillation, also with R fixed at 0."""
     for counts, tasks, memory in (({0: 5, 1: 4, 2: 9}, [[1, 2], [0]], 20), ({0: 30, 1: 20, 2: 9}, [[1], [0, 2]], 6)):
         results = []
-        for kind in ("dakd", "vanilla"):
-            kd = DistributionAwareDistillationPlugin(kind)
+        for kind, entropy in (("dakd", None), ("vanilla", None), ("dakd", 0.0)):
+            kd = DistributionAwareDistillationPlugin(kind, entropy=entropy)
             taken: list[Tensor] = []
             check = Each(lambda s, taken=taken: taken.append(last_linear(s.model).weight.grad.clone()))
             torch.manual_seed(5)
@@ -603,7 +604,8 @@ def test_nothing_lost_and_one_old_class() -> None:
                 strategy.train(experience)
             assert kd.last_loss is not None and torch.isfinite(kd.last_loss)
             results.append(taken)
-        torch.testing.assert_close(*results)
+        torch.testing.assert_close(results[0], results[1])
+        torch.testing.assert_close(results[2], results[1])
 
 
 @pytest.mark.usefixtures("float64")
@@ -688,14 +690,28 @@ def test_one_backward_pass_and_the_teacher_is_frozen_before_the_head_grows() -> 
     assert set(widths) == {(2, 3)}
 
 
-def test_the_backbone_gradient_is_untouched_and_clipping_works() -> None:
-    reweighting = GradientReweightingPlugin(max_grad_norm=1e-3)
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("limit", [None, 1e-3])
+def test_the_backbone_gradient_is_untouched_and_clipping_works(limit: float | None) -> None:
+    """No A, r or beta reaches the backbone: its gradient is that of the plain loss; clipping scales all gradients."""
+    kd = DistributionAwareDistillationPlugin()
+    reweighting = GradientReweightingPlugin(kd, max_grad_norm=limit)
+    seen_old = set()
 
     def check(strategy: Any) -> None:
+        _, _, plain = split_gradients(strategy, kd, strategy._criterion)
+        gradient = strategy.model[0].weight.grad
         total = torch.cat([p.grad.flatten() for p in strategy.model.parameters()]).norm()
-        assert total.item() == pytest.approx(1e-3, rel=1e-2)
+        if limit is None:
+            torch.testing.assert_close(gradient, plain, rtol=1e-9, atol=1e-12)
+        else:
+            assert total.item() == pytest.approx(limit, rel=1e-2)
+            torch.testing.assert_close(gradient / gradient.norm(), plain / plain.norm(), rtol=1e-9, atol=1e-9)
+        assert (reweighting.row_factors < 1).any()
+        seen_old.add(kd.counts.seen.num_old)
 
-    run(reweighting, None, check)
+    run(reweighting, kd, check)
+    assert seen_old == {0, 3}
 
 
 def test_a_classifier_that_is_not_the_last_linear_layer_is_told() -> None:
@@ -752,6 +768,40 @@ def test_on_our_own_learner(precision_name: str) -> None:
     assert kd.counts.seen.columns is None and kd.counts.seen.num_old == 5
     assert all(torch.isfinite(p).all() for p in learner.model.parameters()) and reweighting.beta > 0
     assert all(error < 1e-5 for error in errors) and bool(errors) == (precision_name == "fp32")
+
+
+def test_the_quota_of_a_fixed_total_memory_reaches_prior_and_lost_counts() -> None:
+    """30 exemplars in all: 10 per class, then 6 (a class of 7 first keeps all); pi and l follow what is held."""
+    kd = DistributionAwareDistillationPlugin()
+    reweighting = GradientReweightingPlugin(kd)
+    criterion = BalancedSoftmax()
+    available = [[40, 7, 25], [10, 7, 10, 12, 30], [6, 6, 6, 6, 6, 5, 18]]
+    lost = [[], [30, 0, 15], [34, 1, 19, 6, 24]]
+    steps = set()
+
+    def check(strategy: Any) -> None:
+        t = strategy.experience.current_experience
+        expected = losses.balanced_softmax_loss(strategy.mb_output, strategy.mb_y, available[t])
+        torch.testing.assert_close(criterion(strategy.mb_output, strategy.mb_y), expected)
+        assert reweighting.counts.available.tolist() == available[t]
+        assert kd.counts.lost.tolist() == reweighting.counts.lost.tolist() == lost[t]
+        if t:
+            weights = torch.tensor(lost[t], dtype=torch.float64)
+            assert kd.diagnostics()["class_weights"] == pytest.approx((weights / weights.norm()).tolist())
+        steps.add(t)
+
+    memory = ExemplarMemoryPlugin(30, "total", "random")
+    parts = Parts(head=LinearHead(16), criterion=criterion, plugins=[memory, kd, reweighting, Each(check)])
+    learner = IncrementalLearner(
+        network=IncrementalNetwork(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), parts.head),
+        parts=parts,
+        optimisation=Optimisation(epochs=1, batch_size=17, lr=0.1),
+        loader=batches,
+        precision="fp32",
+    )
+    for experience in benchmark_of(COUNTS, [[0, 1, 2], [3, 4], [5, 6]]).train_stream:
+        learner.train(experience)
+    assert steps == {0, 1, 2}
 
 
 # diagnostics ---------------------------------------------------------------------------------------------------------

@@ -471,11 +471,6 @@ def test_no_option_is_left_out(name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DGRWithoutOffset(DGR):
-    offset: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class LUCIRWithReLU(LUCIR):
     last_relu: ClassVar[bool] = True
 
@@ -543,7 +538,7 @@ LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
     "lucir, signed features": (LUCIR(), LUCIRWithReLU()),
     "balanced_softmax, offset": (BalancedSoftmaxReplay(), Replay()),
     "joint_bsce, offset": (JointBalancedSoftmax(), Joint()),
-    "dgr, offset": (DGR(), DGRWithoutOffset()),
+    "dgr, offset": (DGR(), of("dgr_no_offset")),
     "il2m, rectification": (IL2M(), Replay()),
     "ssil, separated softmax": (SSIL(), SSILWithJointSoftmax()),
     "gdumb, memory alone": (GDumb(), Joint()),
