@@ -6,7 +6,8 @@ beta on the new columns, on a balanced validation set split off from exemplars a
 
 Validation: a tenth of the exemplar quota per class, at least one image, never a class's last one (in long tails the
 official fixed number would empty a class). `apply` "newest" (official) corrects the newest columns only: distillation
-has pulled older ones to the corrected scale already; "all" keeps every correction (FACIL, LT-CIL).
+has pulled older ones to the corrected scale already; "all" keeps every correction, in the teacher, in predictions and,
+so that distillation compares like with like, in the student of stage 1 (FACIL, LT-CIL).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from strategies.stage import Stage
 
 
 class BiasCorrectedHead(LinearHead):
-    """A linear head with one (alpha, beta) per experience; corrections act in eval mode only.
+    """A linear head with one (alpha, beta) per experience.
+
+    `apply` "newest": the newest acts, in eval mode. "all": all act, in training all but the one still to be learned.
 
     Attributes
     ----------
@@ -56,9 +59,11 @@ class BiasCorrectedHead(LinearHead):
 
     def correct(self, logits: Tensor) -> Tensor:
         """Apply alpha z + beta: the newest correction, or all."""
+        return self._corrected(logits, slice(-1, None) if self.apply_to == "newest" else slice(None))
+
+    def _corrected(self, logits: Tensor, which: slice) -> Tensor:
         alpha, beta = torch.ones_like(logits[0]), torch.zeros_like(logits[0])
-        blocks = list(zip(self.columns, self.corrections, strict=True))
-        for columns, correction in blocks[-1:] if self.apply_to == "newest" else blocks:
+        for columns, correction in list(zip(self.columns, self.corrections, strict=True))[which]:
             index = torch.tensor(columns, device=logits.device)
             alpha = alpha.index_copy(0, index, correction[0].expand(len(columns)))
             beta = beta.index_copy(0, index, correction[1].expand(len(columns)))
@@ -66,7 +71,9 @@ class BiasCorrectedHead(LinearHead):
 
     def scores(self, features: Tensor) -> Tensor:
         logits = super().scores(features)
-        return logits if self.training else self.correct(logits)
+        if not self.training:
+            return self.correct(logits)
+        return logits if self.apply_to == "newest" else self._corrected(logits, slice(None, -1))
 
     def reset(self) -> None:
         self.__init__(self.num_features, self.apply_to)  # type: ignore[misc]

@@ -5,8 +5,12 @@ Predicts by the nearest mean of exemplars; the head's arg-max ("hybrid1") is rec
 - `ce_kd` (default): softmax cross-entropy plus distillation at temperature 2, the form that LUCIR, PyCIL and AANets
   compare with ("more effective" than the original in LUCIR's words).
 - `bce`: one-vs-all sigmoid loss of the paper; for old columns the target is the teacher's sigmoid, exemplars included.
-  Mean over batch and classes. Deviation: over the seen classes, not over a fixed 100, so that the paper's learning rate
-  of 2.0 belongs to 100 seen classes.
+  Mean over batch and classes.
+
+Deviations of `bce`, where the released code has 100 outputs from the start: its mean is over the C seen classes, so
+that at the same learning rate a class weighs 100 / C times as much, and the paper's rate of 2.0 belongs to 100 seen
+classes; no output of an unseen class is trained. Its ResNet has no ReLU behind the last block; with either loss this
+one keeps it (as FACIL and LT-CIL do), so features of exemplars and their means are not negative.
 """
 
 from __future__ import annotations

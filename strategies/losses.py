@@ -198,26 +198,31 @@ def less_forget_loss(features: Tensor, teacher_features: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(features, teacher_features, dim=1).mean()
 
 
-def margin_ranking_loss(scores: Tensor, targets: Tensor, num_old: int, k: int = 2, margin: float = 0.5) -> Tensor:
+def margin_ranking_loss(
+    scores: Tensor, targets: Tensor, num_old: int, k: int = 2, margin: float = 0.5, reduction: str = "pairs"
+) -> Tensor:
     """Inter-class separation of LUCIR (Eq. 8): old samples must beat their k strongest new classes by a margin.
 
-    Hinges `max(0, margin - s_y + s_new)` on unscaled cosine scores, mean over the (old sample, new class) pairs as in
-    the released code; the printed formula, a sum over k, is k times larger. 0 without old samples or new classes.
+    Hinges `max(0, margin - s_y + s_new)` on unscaled cosine scores. 0 without old samples or new classes.
 
     Parameters
     ----------
     scores: (B, C) cosines in [-1, 1]. targets: (B,). num_old: old classes, columns [0, num_old).
     k: hard negatives per sample, clamped to the number of new classes.
+    reduction: "pairs", the mean over all (old sample, new class) pairs as in the released code, or "sum", the printed
+        formula: the sum over k, mean over the old samples, k times as large.
 
     Raises
     ------
-    ValueError: num_old is outside [0, C] or k < 1.
+    ValueError: num_old is outside [0, C], k < 1, or there is no such reduction.
     """
     num_new = scores.shape[1] - num_old
     if num_old < 0 or num_new < 0:
         raise ValueError(f"num_old is {num_old}; expected 0 to {scores.shape[1]}, the number of columns of scores")
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
+    if reduction not in ("pairs", "sum"):
+        raise ValueError(f'reduction is "{reduction}"; expected "pairs" or "sum"')
     if num_old == 0 or num_new == 0:
         return scores.sum() * 0
     k = min(k, num_new)
@@ -225,7 +230,8 @@ def margin_ranking_loss(scores: Tensor, targets: Tensor, num_old: int, k: int = 
     hardest = scores[:, num_old:].topk(k, dim=1).values
     is_old = (targets < num_old).to(scores.dtype)[:, None]  # a mask: an index's size would have to reach the host
     hinges = F.relu(margin - own + hardest) * is_old
-    return hinges.sum() / (k * is_old.sum()).clamp_min(1)
+    terms = k if reduction == "pairs" else 1  # per old sample
+    return hinges.sum() / (terms * is_old.sum()).clamp_min(1)
 
 
 def asymmetric_loss(

@@ -5,7 +5,7 @@ classes, adaptive lambda. Old rows are frozen; new rows are imprinted. No ReLU b
 released code differ, the code is the default:
 
 - lambda = lambda_base sqrt(C_o / C_n), growing along the stream (Eq. 7 is printed upside down);
-- the margin term is a mean over the K hardest pairs (the paper sums over K);
+- the margin term is a mean over the K hardest pairs (`mr_reduction="sum"`: the paper's sum over K);
 - new rows are imprinted with the normalised class mean times the mean norm of old rows (not in the paper).
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
@@ -63,11 +63,21 @@ class LessForgetPlugin(ImprintingPlugin):
     lambda_base : weight of the less-forget constraint, times sqrt(C_o / C_n) if `adaptive`.
     margin, k : margin and number of hardest new classes of the ranking loss; margin None leaves that loss out.
     imprint : start new rows at their class means.
+    reduction : of the ranking loss, "pairs" or "sum" (`margin_ranking_loss`).
     """
 
-    def __init__(self, lambda_base: float, adaptive: bool, margin: float | None, k: int, imprint: bool) -> None:
+    def __init__(
+        self,
+        lambda_base: float,
+        adaptive: bool,
+        margin: float | None,
+        k: int,
+        imprint: bool,
+        reduction: str = "pairs",
+    ) -> None:
         super().__init__(imprint)
         self.lambda_base, self.adaptive, self.margin, self.k = lambda_base, adaptive, margin, k
+        self.reduction = reduction
 
     @property
     def weight(self) -> float:
@@ -85,7 +95,8 @@ class LessForgetPlugin(ImprintingPlugin):
         """L_mr of features (B, d) and class ids (B,), on unscaled cosines; for a margin that is not None."""
         assert self.margin is not None
         cosines = self.seen.logits(full_precision(strategy.model.head.cosines(features)))
-        return margin_ranking_loss(cosines, self.seen.targets(labels), self.seen.num_old, self.k, self.margin)
+        targets = self.seen.targets(labels)
+        return margin_ranking_loss(cosines, targets, self.seen.num_old, self.k, self.margin, self.reduction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +111,14 @@ class LUCIR(Recipe):
     adaptive: bool = True
     margin: float | None = 0.5
     k: Annotated[int, Ge(1)] = 2
+    mr_reduction: Literal["pairs", "sum"] = "pairs"
     imprint: bool = True
 
     def build(self, context: Context) -> Parts:
         memory = context.exemplars()
-        constraint = LessForgetPlugin(self.lambda_base, self.adaptive, self.margin, self.k, self.imprint)
+        constraint = LessForgetPlugin(
+            self.lambda_base, self.adaptive, self.margin, self.k, self.imprint, self.mr_reduction
+        )
         return Parts(
             head=CosineHead(context.num_features, freeze_old=True),
             criterion=SeenCrossEntropy(),

@@ -228,6 +228,8 @@ MARGIN_SCORES = [[0.70, 0.10, 0.40, 0.35, -0.20], [0.05, 0.30, 0.55, 0.10, 0.20]
 def test_margin_ranking_worked_example() -> None:
     loss = losses.margin_ranking_loss(t64(MARGIN_SCORES), torch.tensor([0, 1, 2]), num_old=2)
     assert loss.item() == pytest.approx(0.375, abs=1e-12)
+    printed = losses.margin_ranking_loss(t64(MARGIN_SCORES), torch.tensor([0, 1, 2]), num_old=2, reduction="sum")
+    assert printed.item() == pytest.approx(0.75, abs=1e-12)
     one = losses.margin_ranking_loss(t64(MARGIN_SCORES), torch.tensor([0, 1, 2]), num_old=2, k=1)
     assert one.item() == pytest.approx((0.20 + 0.75) / 2, abs=1e-12)
 

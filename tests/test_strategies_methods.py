@@ -32,6 +32,7 @@ from strategies.heads import CosineHead, LinearHead
 from strategies.icarl import ICaRL
 from strategies.il2m import IL2M
 from strategies.joint import Joint, JointBalancedSoftmax
+from strategies.losses import distillation_loss
 from strategies.lucir import LUCIR, LessForgetPlugin, imprinted_weight
 from strategies.lwf import LearningWithoutForgetting
 from strategies.ncm import NCM
@@ -282,6 +283,32 @@ def test_lucir_without_its_losses_is_replay_on_a_cosine_head() -> None:
     assert changes(end_of(bare), end_of(frozen))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LUCIRWithTrainedRows(LUCIR):
+    """LUCIR as it is built, but that its old rows are trained."""
+
+    def build(self, context: Context) -> Parts:
+        parts = super().build(context)
+        parts.head = CosineHead(context.num_features)
+        return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedComposed(Composed):
+    last_relu: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_lucir_s_build_without_its_losses_is_replay_on_a_cosine_head(frozen: bool) -> None:
+    recipe = LUCIR if frozen else LUCIRWithTrainedRows
+    plain = compose(lambda d: CosineHead(d, freeze_old=frozen), exemplars)
+    ends = end_of(recipe(lambda_base=0.0, margin=None, imprint=False)), end_of(SignedComposed(make=plain.make))
+    assert not differences(ends[0].weights, ends[1].weights)
+    for one, other in zip(ends[0].predictions, ends[1].predictions, strict=True):
+        assert torch.equal(one["head"], other["head"])
+    assert differences(end_of(recipe()).weights, ends[1].weights)
+
+
 def test_bic_with_an_untrained_correction_corrects_nothing() -> None:
     plain = compose(
         LinearHead,
@@ -399,6 +426,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "adaptive": [False],
         "margin": [None, 0.1],
         "k": [1],
+        "mr_reduction": ["sum"],
         "imprint": [False],
     },
     "lucir_cn": {"weight": [0.0], "imprint": [False]},
@@ -483,6 +511,14 @@ class SSILWithJointSoftmax(SSIL):
         return parts
 
 
+@dataclass(frozen=True, kw_only=True)
+class BiCWithoutDistillation(BiC):
+    def build(self, context: Context) -> Parts:
+        parts = super().build(context)
+        parts.plugins = [p for p in parts.plugins if not isinstance(p, ClassShareDistillationPlugin)]
+        return parts
+
+
 LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
     "lwf, distillation": (of("lwf"), Replay()),
     "icarl, distillation": (ICaRL(), ICaRL(weight=0.0)),
@@ -527,6 +563,7 @@ LEFT_OUT: dict[str, tuple[Recipe, Recipe]] = {
     "replay, memory": (Replay(), Finetune()),
     "wa, aligning": (WA(), compose(LinearHead, exemplars, lambda context: ClassShareDistillationPlugin())),
     "wa, distillation": (WA(), compose(LinearHead, exemplars, lambda context: WeightAligningPlugin())),
+    "bic, distillation": (BiC(), BiCWithoutDistillation()),
     "bic, validation and correction": (
         BiC(),
         compose(LinearHead, exemplars, lambda context: ClassShareDistillationPlugin()),
@@ -614,6 +651,36 @@ def test_bic_distils_from_the_corrected_teacher() -> None:
     trained.learner.plugins.append(Look())
     bench.go_on(trained, range(3))
     assert looked and all(looked)
+
+
+@pytest.mark.parametrize("apply", ["all", "newest"])
+def test_bic_corrects_once(apply: Any) -> None:
+    """With all corrections kept, distillation is least where the student is the teacher; nothing is corrected twice."""
+    bench = Workbench(BiC(apply=apply, stage_epochs=20))
+    trained = bench.start(epochs=1)
+    plugin = next(p for p in trained.learner.plugins if isinstance(p, ClassShareDistillationPlugin))
+    looked = []
+
+    class Look(SupervisedPlugin):
+        def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+            if strategy.experience.current_experience != 2 or looked:
+                return
+            teacher, head = plugin.teacher.model, strategy.model.head  # not one step yet: they have the same rows
+            features = teacher.features(strategy.mb_x)
+            wanted = teacher.head(features)
+            student = head(features)[:, :6]
+            assert head.training and not teacher.head.training
+            gradient = torch.autograd.grad(distillation_loss(student, wanted), head.linear.weight)[0]
+            looked.append((torch.allclose(student, wanted, atol=1e-6), float(gradient.abs().max()) < 1e-6))
+            head.eval()
+            untrained = head.corrections[-1].tolist() == [1.0, 0.0]
+            looked.append((untrained, torch.allclose(head(features)[:, :6], wanted, atol=1e-6)))
+            head.train()
+
+    trained.learner.plugins.append(Look())
+    bench.go_on(trained, range(3))
+    # "newest": the teacher's columns are corrected, the student learns the corrected scale and is not corrected again
+    assert looked == ([(True, True), (True, True)] if apply == "all" else [(False, False), (True, False)])
 
 
 @pytest.mark.parametrize("name", ["icarl", "eeil", "bic", "wa", "ssil", "podnet", "lucir_cbf", "lucir_gvalign"])
