@@ -15,6 +15,8 @@ from benchmark import config
 from benchmark.config import RunConfig, StrategyConfig, build_recipe, check, load, validated
 from benchmark.errors import UserError
 from benchmark.overrides import override
+from strategies import registry
+from strategies.schedule import Schedule
 
 HEADLINE = {
     "finetune", "replay", "lwf", "icarl", "bic", "wa", "lucir", "balanced_softmax", "dgr", "joint_bsce",
@@ -100,6 +102,35 @@ def test_cifar100_lt_is_the_published_protocol() -> None:
     assert (base.training.backbone, base.training.epochs, base.training.augmentation) == ("resnet32", 160, "crop")
     parity = load("cifar100_lt_parity").base
     assert (parity.stream.compat, parity.training.augmentation) == ("lt-cil", "resized_crop")
+
+
+def test_cifar20_lt_and_its_methods_have_every_single_label_method_once_on_one_stream() -> None:
+    base, methods = load("cifar20_lt"), load("cifar20_lt_methods")
+    assert methods.base.model_dump(exclude={"strategy"}) == base.base.model_dump(exclude={"strategy"})
+    cells = Counter((run.strategy.name, run.stream.protocol) for run in methods.runs())
+    others = {name for name in registry.NAMES if registry.get(name).task_kind == "single"}
+    others -= {run.strategy.name for run in base.runs()}
+    assert cells == {(method, protocol): 3 for method in others for protocol in ("lfs", "lfh")}
+    seeds = [(run.stream.subset_seed, run.training.seed) for run in methods.runs()]
+    assert seeds == sorted(seeds) and set(seeds) == {(r.stream.subset_seed, r.training.seed) for r in base.runs()}
+
+
+@pytest.mark.parametrize("name", ["crossing", "cifar100_balanced"])
+def test_podnet_alone_has_its_cosine_schedule(name: str) -> None:
+    runs = load(name).runs()
+    assert {(run.strategy.name, run.training.schedule) for run in runs} == {
+        (run.strategy.name, "cosine" if run.strategy.name == "podnet" else "multistep") for run in runs
+    }
+    assert any(run.strategy.name == "podnet" for run in runs)
+    without = load(name, ["strategy=replay"]).runs()
+    assert {run.run_name for run in without} == {run.run_name for run in runs if run.strategy.name == "replay"}
+
+
+def test_the_survey_s_rates_fall_after_80_and_120_of_170_epochs() -> None:
+    training = load("cifar100_survey").base.training
+    schedule = Schedule(training.schedule, tuple(training.milestones), training.gamma)
+    factors = [schedule.factor(epoch, training.epochs) for epoch in range(training.epochs)]
+    assert factors == pytest.approx([1.0] * 80 + [0.1] * 40 + [0.01] * 50)
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
