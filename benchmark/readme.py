@@ -3,8 +3,9 @@
 Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
 
     table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
-    differences DIR baseline=ROW [metric=METRIC]
-                         paired differences of every row of that table to one of them
+    differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]
+                         paired differences of every row of that table to one of them, of the runs where columns of
+                         summary.csv have these values
     pairs DIR METHOD BASELINE METRIC…
                          paired differences of one row to another, in several metrics
     strategies           every method with its one line
@@ -44,14 +45,18 @@ def table(root: Path, directory: str, metric: str | None = None) -> str:
 
 
 def differences(root: Path, directory: str, *options: str) -> str:
-    """`differences DIR baseline=ROW [metric=METRIC]`."""
-    from benchmark.summary import summarise
+    """`differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]`."""
+    from benchmark.summary import summarise, text
     from benchmark.tables import differences_table
 
     given = dict(option.partition("=")[::2] for option in options)
-    if "baseline" not in given or set(given) - {"baseline", "metric"}:
-        raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC.")
-    return to_markdown(differences_table(summarise(root / directory)[0], given["baseline"], given.get("metric")))
+    summary, _ = summarise(root / directory)
+    columns = {name: value for name, value in given.items() if name not in ("baseline", "metric")}
+    if "baseline" not in given or set(columns) - set(summary):
+        raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC and COLUMN=VALUE.")
+    for column, value in columns.items():
+        summary = summary[summary[column].map(text) == value]
+    return to_markdown(differences_table(summary, given["baseline"], given.get("metric")))
 
 
 def pairs(root: Path, directory: str, method: str, baseline: str, *metrics: str) -> str:

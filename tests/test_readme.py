@@ -10,6 +10,7 @@ import pytest
 
 from benchmark import readme
 from benchmark.cli import main
+from benchmark.errors import UserError
 from benchmark.reference import LARGEST
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +58,15 @@ def test_committed_runs_are_small_and_whole(runs: Path) -> None:
         several = json.loads((folder / "result.json").read_text()).get("task_kind") == "multi"  # labels an image
         assert sum(name.startswith("confusion/") for name in files) == (not several), folder
         assert sum((folder / name).stat().st_size for name in files) <= LARGEST, folder
+
+
+def test_differences_may_be_of_some_runs() -> None:
+    """Rows of another setting than the one asked for are left out, and a column must exist."""
+    every = readme.differences(ROOT, "results/reference/quick", "baseline=dgr")
+    lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocol=lfs")
+    assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
+    with pytest.raises(UserError, match="COLUMN=VALUE"):
+        readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocl=lfs")
 
 
 def test_committed_tables_follow_from_the_committed_runs(tmp_path: Path) -> None:
