@@ -6,7 +6,8 @@ falls away. With a cosine head the offset is added to the scaled logits.
 
 Cross-entropy of z + log n, with n the images of each class really in the training data, exemplars included; recounted
 in every experience. Training only: predictions use the raw logits. Replay with this loss is the paper's baseline; it
-replaces the balanced finetuning of other methods.
+replaces the balanced finetuning of other methods. With `replay_mode` "balanced_batch" (`replay.py`) n is what an epoch
+draws of each class.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from strategies.criterion import BalancedSoftmax
 from strategies.heads import LinearHead
 from strategies.icarl import ICaRL
 from strategies.lucir import LUCIR
+from strategies.paired_batches import PairedBalancedSoftmax, PairedBatchesPlugin
 from strategies.podnet import PooledOutputs, ProxyHead
 from strategies.recipe import Context, Parts, Recipe
 
@@ -31,9 +33,16 @@ class BalancedSoftmaxReplay(Recipe):
     name: ClassVar[str] = "balanced_softmax"
     reference: ClassVar[str] = REFERENCE
     requires_memory: ClassVar[bool] = True
+    replay_mode: Literal["concat", "balanced_batch"] = "concat"
 
     def build(self, context: Context) -> Parts:
-        return Parts(head=LinearHead(context.num_features), criterion=BalancedSoftmax(), plugins=[context.exemplars()])
+        memory = context.exemplars()
+        parts = Parts(head=LinearHead(context.num_features), criterion=BalancedSoftmax(), plugins=[memory])
+        if self.replay_mode == "balanced_batch":
+            batches = PairedBatchesPlugin(memory, share=1.0)
+            parts.plugins.append(batches)
+            parts.criterion = PairedBalancedSoftmax(batches)
+        return parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,21 +15,18 @@ number of experiences. `weight` 0.25 is LT-CIL's form without the squared temper
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
-from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
 from strategies.criterion import SeenCrossEntropy
 from strategies.distillation import TaskWiseDistillationPlugin
-from strategies.features import training_batches
 from strategies.heads import LinearHead
-from strategies.memory import ExemplarMemoryPlugin
+from strategies.paired_batches import PairedBatchesPlugin
 from strategies.recipe import Context, Parts, Recipe
 
 
@@ -40,44 +37,6 @@ class SeparatedSoftmax(SeenCrossEntropy):
         is_new_column = torch.arange(logits.shape[1], device=logits.device) >= self.seen.num_old
         own = is_new_column == (targets >= self.seen.num_old)[:, None]
         return F.cross_entropy(logits.masked_fill(~own, -torch.inf), targets)
-
-
-class PairedBatches:
-    """Iterates over batches `[x, y, …]` of new images, each with a batch of exemplars behind it; one epoch of `new`."""
-
-    def __init__(self, new: Iterable[list[Tensor]], old: Iterable[list[Tensor]]) -> None:
-        self.new, self.old = new, old
-
-    def __len__(self) -> int:
-        return len(self.new)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[list[Tensor]]:
-        exemplars = self._endless()
-        for batch in self.new:
-            yield [torch.cat(pair) for pair in zip(batch, next(exemplars), strict=True)]
-
-    def _endless(self) -> Iterator[list[Tensor]]:
-        while True:
-            yield from self.old
-
-
-class PairedBatchesPlugin(SupervisedPlugin):
-    """Draws new images and exemplars apart: `train_mb_size` of the former and `share` times as many of the latter."""
-
-    def __init__(self, memory: ExemplarMemoryPlugin, share: float) -> None:
-        super().__init__()
-        self.memory, self.share = memory, share
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        exemplars = self.memory.dataset()
-        if exemplars is None:
-            return
-        generator = getattr(strategy, "generator", None)
-        replayed = max(1, round(self.share * strategy.train_mb_size))
-        strategy.dataloader = PairedBatches(
-            training_batches(strategy, strategy.experience.dataset, strategy.train_mb_size, generator),
-            training_batches(strategy, exemplars, replayed, generator),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

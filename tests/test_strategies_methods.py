@@ -416,7 +416,7 @@ def of(name: str, **options: Any) -> Recipe:
 
 OPTIONS: dict[str, dict[str, list[Any]]] = {
     "finetune": {"masked": [True]},
-    "replay": {},
+    "replay": {"replay_mode": ["balanced_batch"]},
     "lwf": {"weight": [0.0, 3.0], "temperature": [1.0], "masked": [True]},
     "icarl": {"loss": ["bce"], "weight": [0.0], "temperature": [1.0]},
     "bic": {"apply": ["all"], "stage_epochs": [20], "stage_lr": [0.0, 0.01]},
@@ -463,7 +463,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
     "ssil": {"weight": [0.0, 0.25], "temperature": [1.0], "replay_share": [1.0]},
     "gdumb": {},
     "ncm": {},
-    "balanced_softmax": {},
+    "balanced_softmax": {"replay_mode": ["balanced_batch"]},
     "dgr": {
         "groups": ["unified", "intra", "none"],
         "rule": ["symmetric"],

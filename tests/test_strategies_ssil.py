@@ -1,4 +1,4 @@
-"""SS-IL: the worked example, and what a batch is made of."""
+"""SS-IL: the worked example, and what a batch is made of; replay with half of every batch from memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from benchmark.workbench import BATCH_SIZE, COUNTS, Workbench
+from strategies.balanced_softmax import BalancedSoftmaxReplay
 from strategies.distillation import TaskWiseDistillationPlugin
 from strategies.losses import distillation_loss
-from strategies.ssil import SSIL, PairedBatches, SeparatedSoftmax
+from strategies.paired_batches import PairedBalancedSoftmax, PairedBatches, PairedBatchesPlugin
+from strategies.recipe import MemoryPolicy
+from strategies.replay import Replay
+from strategies.ssil import SSIL, SeparatedSoftmax
 
 
 def arrive(plugin: Any, *sizes: int) -> None:
@@ -85,3 +89,46 @@ def test_exemplars_start_again_when_they_run_out() -> None:
     old = [[torch.tensor([10 + i]), torch.tensor([0])] for i in range(2)]
     batches = [x.tolist() for x, _ in PairedBatches(new, old)]
     assert batches == [[0, 10], [1, 11], [2, 10], [3, 11], [4, 10]] and len(PairedBatches(new, old)) == 5
+
+
+@pytest.mark.parametrize("method", [Replay, BalancedSoftmaxReplay])
+@pytest.mark.parametrize("budget", [3, 20])
+def test_balanced_batches_are_half_exemplars_and_the_prior_is_what_they_draw(method: Any, budget: int) -> None:
+    """An experience smaller than a batch, exemplars that run out within an epoch and ones that outlast it."""
+    epochs = 40
+    bench = Workbench(method(replay_mode="balanced_batch"))
+    trained = bench.start(memory=MemoryPolicy(budget), epochs=epochs)
+    plugin = next(p for p in trained.learner.plugins if isinstance(p, PairedBatchesPlugin))
+    criterion = trained.learner.parts.criterion
+    labels: list[torch.Tensor] = []
+    checked = 0
+
+    class Look(SupervisedPlugin):
+        def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+            labels.append(strategy.mb_y.clone())
+            old = 3 * strategy.experience.current_experience
+            new = int((strategy.mb_y >= old).sum())
+            held = sum(plugin.memory.held().values())
+            assert len(strategy.mb_y) - new <= min(BATCH_SIZE, held) and new <= BATCH_SIZE
+
+        def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+            nonlocal checked
+            seen = 3 * (strategy.experience.current_experience + 1)
+            found = torch.cat(labels).bincount(minlength=seen).double() / epochs
+            labels.clear()
+            if seen == 3:
+                assert plugin.drawn is None and found.tolist() == list(COUNTS[:3])
+                expected = torch.tensor(COUNTS[:3], dtype=torch.float64)
+            else:
+                assert plugin.drawn is not None
+                expected = torch.from_numpy(plugin.drawn)
+                assert torch.equal(found[seen - 3 :], expected[seen - 3 :])  # each new image once an epoch
+                assert found[: seen - 3].sum().item() == pytest.approx(expected[: seen - 3].sum().item())
+                assert torch.allclose(found, expected, rtol=0.25, atol=0.3)
+                checked += 1
+            if isinstance(criterion, PairedBalancedSoftmax):
+                assert torch.allclose(criterion._log_prior.exp(), expected / expected.sum())
+
+    trained.learner.plugins.append(Look())
+    bench.go_on(trained, range(3))
+    assert checked == 2
