@@ -26,7 +26,11 @@ def speed_tables(root: Path, directory: str) -> str:
                 low, high = row["ratio_range"]
                 speeds = f"{row['images_per_second']:.0f} | {row['bare_images_per_second']:.0f}"
                 lines.append(f"| {record['mode']} | {name} | {speeds} | {row['ratio']:.2f} ({low:.2f}-{high:.2f}) |")
-        lines += ["", f"{_sentence(records[0]['what'])} {_machines(records)}", ""]
+        modes: dict[str, list[str]] = {}
+        for record in records:
+            modes.setdefault(_sentence(record["what"]), []).append(record["mode"])
+        what = [text if len(modes) == 1 else f"{', '.join(among)}: {text}" for text, among in modes.items()]
+        lines += ["", f"{' '.join(what)} {_machines(records)}", ""]
     stock = [record for stem, record in found.items() if stem.startswith("stock-")]
     if stock:
         lines += ["| mode | train | evaluate | end to end (range) |", "|---|--:|--:|--:|"]
