@@ -43,6 +43,7 @@ def head() -> Iterator[Any]:
     """The head of a cluster, which runs no workers."""
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="no Ray: run tests/engines/install.sh")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers on a machine that is not idle
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
