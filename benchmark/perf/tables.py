@@ -29,8 +29,8 @@ def speed_tables(root: Path, directory: str) -> str:
         modes: dict[str, list[str]] = {}
         for record in records:
             modes.setdefault(_sentence(record["what"]), []).append(record["mode"])
-        what = [text if len(modes) == 1 else f"{', '.join(among)}: {text}" for text, among in modes.items()]
-        lines += ["", f"{' '.join(what)} {_machines(records)}", ""]
+        sentences = [text if len(modes) == 1 else f"{', '.join(among)}: {text}" for text, among in modes.items()]
+        lines += ["", f"{' '.join(sentences)} {_machines(records)}", ""]
     stock = [record for stem, record in found.items() if stem.startswith("stock-")]
     if stock:
         lines += ["| mode | train | evaluate | end to end (range) |", "|---|--:|--:|--:|"]
