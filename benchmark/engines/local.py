@@ -39,7 +39,6 @@ class _Worker:
     channel: Connection
     device: str
     ready: bool = False
-    finished: bool = False
     run: str | None = None
 
 
@@ -181,10 +180,10 @@ class LocalEngine:
                 while w.channel.poll():
                     kind, name, content = w.channel.recv()
                     w.ready = True
-                    if kind == "finished":
-                        w.finished = True
-                    else:
-                        events.append((w, kind, name, content))
+                    if kind == "finished":  # its imports take seconds to unload: nobody waits for that
+                        self.workers.remove(w)
+                        break
+                    events.append((w, kind, name, content))
             except (EOFError, OSError):
                 if events and events[-1][0] is w:
                     continue  # first what it told last; its end is noticed again
@@ -195,8 +194,6 @@ class LocalEngine:
         """Take an ended worker off the list and record what its death cost."""
         self.workers.remove(w)
         w.process.join(timeout=10)
-        if w.finished:
-            return []
         if w.process.exitcode == RESUMABLE:
             return [(w, "interrupted", w.run, None)]
         message = f"the worker process died (exit code {w.process.exitcode})"
