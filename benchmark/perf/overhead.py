@@ -26,17 +26,23 @@ def sweep_overhead(mode: str, runs: int = 200, workers: int = 2) -> dict[str, An
         command = [sys.executable, "-m", "benchmark.perf.overhead", folder, str(runs), str(workers), str(epochs)]
         started = time.perf_counter()
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        wall = time.perf_counter() - started
-    inside = json.loads(done.stdout.splitlines()[-1])
-    assert len(inside) == runs
+        ended = time.perf_counter()
+    begins, ends = json.loads(done.stdout.splitlines()[-1])  # by the clock that all processes of a machine share
+    assert len(begins) == len(ends) == runs
+    wall, inside = ended - started, sum(ends) - sum(begins)
     return {
         "what": f"`imcil sweep` of {runs} runs of about a second on {workers} workers: time outside of runs",
         "mode": mode,
         "epochs": epochs,
         "foreign_cores": load.cores(),
         "wall_seconds": wall,
-        "seconds_per_run": sum(inside) / runs,
-        "outside": 1 - sum(inside) / (workers * wall),
+        "seconds_per_run": inside / runs,
+        "outside": 1 - inside / (workers * wall),
+        "seconds_outside": {
+            "before": min(begins) - started,
+            "between": (workers * (max(ends) - min(begins)) - inside) / workers,
+            "after": ended - max(ends),
+        },
     }
 
 
@@ -110,20 +116,18 @@ def _fill(folder: Path, runs: int) -> None:
 
 
 def main(folder: str, runs: str, workers: str, epochs: str) -> None:
-    """Carry out a sweep and print the seconds between start and end of each run."""
+    """Carry out a sweep and print when its runs began and when they ended."""
     from benchmark import sweep
     from benchmark.engines.local import LocalEngine
     from benchmark.engines.worker import Listener
 
-    started: dict[str, float] = {}
-    inside: list[float] = []
+    begins: list[float] = []
+    ends: list[float] = []
 
     def timed(listener: Listener) -> Listener:
         def listen(kind: str, name: str | None, content: Any) -> None:
-            if kind == "started" and name:
-                started[name] = time.perf_counter()
-            elif kind == "done" and name:
-                inside.append(time.perf_counter() - started[name])
+            if kind in ("started", "done"):
+                (begins if kind == "started" else ends).append(time.perf_counter())
             listener(kind, name, content)
 
         return listen
@@ -131,7 +135,7 @@ def main(folder: str, runs: str, workers: str, epochs: str) -> None:
     plan = _config(int(epochs), f"grid={{training.seed: {list(range(int(runs)))}}}").runs()
     devices = ["cpu"] * int(workers)
     sweep.run_sweep(plan, Path(folder), lambda out, listener: LocalEngine(out, devices, timed(listener)))
-    print(json.dumps(inside))
+    print(json.dumps([begins, ends]))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,12 @@ def speed_tables(root: Path, directory: str) -> str:
             lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
         elif stem.startswith("overhead-"):
             share, run = f"{100 * record['outside']:.1f} %", f"{record['seconds_per_run']:.2f} s a run"
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {share} ({run}){_busy([record])}.")
+            seconds = record["seconds_outside"]
+            parts = (
+                f"{seconds['before']:.1f} s before the first, most of it to import torch and Avalanche; between them "
+            )
+            parts += f"{seconds['between']:.1f} s; tables and figures {seconds['after']:.1f} s"
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {share} ({run}; {parts}){_busy([record])}.")
         elif stem.startswith("reading-"):
             middle = {name: [sorted(times[by])[1] for by in times] for name, times in record["seconds"].items()}
             rows = ", ".join(f"{name.replace('_', ' ')} {a:.1f} ({b:.1f})" for name, (a, b) in middle.items())
