@@ -24,6 +24,7 @@ import argparse
 import difflib
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def regenerate(content: str, root: Path) -> str:
     def replace(match: re.Match[str]) -> str:
         if OPEN in match["body"]:
             raise UserError(f'The block "{match["call"]}" has no "{CLOSE}" before the next block.')
-        name, *arguments = match["call"].split() or [""]
+        name, *arguments = shlex.split(match["call"]) or [""]
         if name not in BLOCKS:
             raise UserError(f'There is no generated block "{name}".{did_you_mean(name, BLOCKS)}')
         try:
