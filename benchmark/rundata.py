@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from benchmark.errors import UserError
 from benchmark.store import DamagedFile, RunFolder, load_runs, read_bytes, read_jsonl
-from strategies.registry import import_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +77,8 @@ Metric = Callable[[RunData], float]
 
 def load_metric(name: str) -> Metric:
     """The function of `path/to/file.py:function`; its file is imported. Raises UserError."""
+    from strategies.registry import import_file
+
     file, _, attribute = name.rpartition(":")
     path = Path(file)
     if not path.is_file():

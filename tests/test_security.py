@@ -53,7 +53,7 @@ modules = [name for name, module in sys.modules.items() if str(getattr(module, "
 heavy = sorted({"torch", "avalanche", "pickletools"} & set(sys.modules))
 print("WATCHED " + json.dumps({"seen": seen, "modules": modules, "heavy": heavy, "status": status}))
 """
-READING = ["status", "table", "figures", "report"]
+READING = ["status", "table", "figures", "report", "compare"]
 
 
 class Payload:

@@ -155,6 +155,18 @@ def test_a_failing_method_costs_its_own_runs_only(swept: Any) -> None:
     assert "done digits-lfs3-icarl-s0" in out
 
 
+def test_fail_fast_ends_with_the_first_failure(place: Path) -> None:
+    (place / "broken").touch()
+    grid = 'grid={strategy: ["plugin.py:Moody", finetune, icarl]}'
+    command = ("sweep", "small.yaml", grid, "--allow-code", "--jobs", "1", "--fail-fast", "--out", "out")
+    status, _, err = finish(start(place, *command))
+    assert status == 1 and err.count("failed: digits-lfs3-moody-s") == 1
+    assert Counter(record.state for record in load_runs(place / "out")) == {"failed": 1}
+    (place / "broken").unlink()
+    assert finish(start(place, "retry", "out", "--allow-code", "--jobs", "1"))[0] == 0
+    assert Counter(record.state for record in load_runs(place / "out")) == {"done": 3}
+
+
 def test_retry_carries_out_what_failed(swept: Any) -> None:
     folder, _, (status, out, err) = swept
     assert (status, err) == (0, "")
