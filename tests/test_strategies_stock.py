@@ -143,7 +143,7 @@ def test_shuffled_class_ids_change_nothing_but_the_order_of_columns(name: str, m
 
 # --- with it, both are as good ---------------------------------------------------------------------------------------
 
-SEEDS = range(4)
+SEEDS = range(8)  # of four, lucir_cn_lc drew stock 0.60 and ours 0.86; of ten, 0.62 and 0.68
 
 
 @pytest.mark.slow
