@@ -78,7 +78,11 @@ def test_a_run_that_is_too_large_to_commit_is_named(source: Path, tmp_path: Path
     assert not (tmp_path / "target" / "runs").exists()
 
 
-@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b'{"a": 1}\nnot json\n{"a": 2}\n')])
+@pytest.mark.parametrize(
+    "damage",
+    [b"no gzip", gzip.compress(b'{"a": 1}\nnot json\n{"a": 2}\n')],
+    ids=["no gzip", "a line inside"],  # a compressed stream holds the time, an id must not
+)
 def test_damaged_compressed_lines_are_named(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "diagnostics.jsonl.gz"
     path.write_bytes(damage)
