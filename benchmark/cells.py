@@ -53,6 +53,7 @@ LOWER_IS_BETTER = (
 # They keep all data or know all labels, so they neither win a column nor are its runner-up.
 BOUNDS = ("joint", "joint_bsce", "ml_joint", "ml_oracle")
 EMPTY = "–"
+TRIALS = "Trials of imcil tune: their test images are images held out of training, not the test set."
 Show = Callable[[float], str]
 
 
@@ -193,7 +194,7 @@ def about(summary: pd.DataFrame) -> list[str]:
             f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}{more}."
         )
     if summary.attrs.get("held_out"):
-        lines.append("Trials of imcil tune: their test images are images held out of training, not the test set.")
+        lines.append(TRIALS)
     protocol = grouping.protocol_notes(label_rows(summary))
     return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
 

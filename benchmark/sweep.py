@@ -103,6 +103,8 @@ def run_sweep(
 
 def _import_early() -> None:
     """What tables and figures need: seconds, better spent while the workers work than after them."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_pdf  # noqa: F401
     import seaborn  # noqa: F401
 
     import benchmark.accounting

@@ -456,13 +456,15 @@ def test_the_command_refuses_before_any_work(tmp_path: Path, capsys: pytest.Capt
 
 def test_tables_of_trials_say_what_they_are(tmp_path: Path) -> None:
     from benchmark import compare
-    from benchmark.cells import about
+    from benchmark.cells import TRIALS, about
+    from benchmark.report import write_report
     from benchmark.summary import summarise
 
     sweep = sweep_of(tmp_path)
     for method in search.methods(sweep, search.read(sweep)):
         finish(tmp_path, method.trials[0].runs[0], head={METRIC: 0.5})
     summary, _ = summarise(tmp_path)
-    assert any(line.startswith("Trials of imcil tune") for line in about(summary))
+    assert TRIALS in about(summary)
+    assert TRIALS in write_report(tmp_path).read_text("utf-8")
     with pytest.raises(UserError, match="trials of imcil tune"):
         compare.comparison(summary, {})

@@ -239,12 +239,14 @@ def _serve(channel: Connection) -> None:
     with StopRequest().listening() as stop:
         warnings.filterwarnings("ignore", message="no QP solver")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        gc.disable()  # nothing to collect among imports: to look for it takes a tenth of their time
         import torch
 
         import benchmark.run  # noqa: F401  # imports Avalanche: seconds, paid once per worker
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         gc.freeze()  # what was imported stays: to look through it after every run takes half a second
+        gc.enable()
         atexit.register(gc.unfreeze)  # libraries complain of leaks otherwise
         channel.send(("ready", None, None))
         with suppress(EOFError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping, palette
-from benchmark.cells import LOWER_IS_BETTER, TITLES
+from benchmark.cells import BOUNDS, LOWER_IS_BETTER, TITLES, TRIALS
 from benchmark.errors import UserError
 from benchmark.pairs import paired_scores, score_differences
 from benchmark.report import classes
@@ -47,7 +47,6 @@ CURVES = {
 }
 TRACEBACK, CELL = 4_000, 300  # characters of a traceback's end, and of any other text from a results folder
 CONFUSIONS = 1_500_000  # characters for all confusion matrices
-BOUNDS = ("joint", "joint_bsce")
 BASELINES = 8  # methods that the others are compared with, best first; fewer when there were more than
 COMPARISONS = 2_000  # (method, setting, baseline, metric) to compute
 RECALLS = 300_000  # per-class values; beyond them only the first run of every cell keeps its own
@@ -57,6 +56,7 @@ def collect(
     directory: str | Path, records: Sequence[RunRecord], summary: pd.DataFrame, curves: pd.DataFrame
 ) -> dict[str, Any]:
     """The page's data. `records` are all runs of `directory`, `summary` and `curves` those of `summarise_runs`."""
+    trials = [TRIALS] * bool(summary.attrs.get("held_out"))
     rows = grouping.label_rows(summary)
     rows.attrs = {}  # pandas copies them with every operation
     settings = grouping.setting_order(rows)
@@ -72,7 +72,7 @@ def collect(
         "name": Path(directory).resolve().name,
         "states": {state: count for state in STATES if (count := sum(record.state == state for record in records))},
         "problems": _plan_problem(directory),
-        "protocol": grouping.protocol_notes(rows) if len(rows) else [],
+        "protocol": [*trials, *grouping.protocol_notes(rows)] if len(rows) else [],
         "seeds": grouping.seeds_note(rows),
         "groups": _groups(records),
         "metrics": [_about_metric(name) for name in metrics],
