@@ -17,6 +17,7 @@ from benchmark import datasets, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE, RunConfig
 from benchmark.markup import printable, to_csv
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
+from benchmark.streams.split import fixes_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ def find_variants(records: Sequence[RunRecord]) -> dict[str, str]:
 
 def text(value: Any) -> str:
     """A cell value as people write it: 100.0 -> "100", a missing one -> "-"."""
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) == "<NA>" or value != value:
         return "-"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
@@ -199,6 +200,8 @@ def _about(record: RunRecord) -> dict[str, Any]:
     }
     sections = {section: _mapping(record.config.get(section)) for _, section, _ in CELLS}
     about |= {column: short_name(sections[section].get(key)) for column, section, key in CELLS}
+    if fixes_tasks(text(about["protocol"])):
+        about["tasks"] = None
     for column in ("precision", "compile"):
         asked = short_name(sections["training"].get(column))
         about[column] = resolved.get(column, None if asked == "auto" else asked)

@@ -15,8 +15,11 @@ from benchmark import config
 from benchmark.datasets import ImageArrays, load
 from benchmark.datasets.glyph_scenes import class_groups, draw_labels, label_counts
 from benchmark.errors import UserError
+from benchmark.grouping import label_rows
 from benchmark.loading import ArrayLoader
+from benchmark.store import RunRecord
 from benchmark.streams import LongTailedBenchmark, StreamInfo, class_split, long_tailed_benchmark, stream_table
+from benchmark.summary import summarise_runs
 from strategies.features import class_positions, extract_features, targets_array
 from strategies.memory import ExemplarMemoryPlugin, concatenate, herding_order
 from strategies.seen import SeenClasses
@@ -130,6 +133,9 @@ def test_increments_must_come_out_even(protocol: str) -> None:
 def test_a_run_is_not_named_by_tasks_that_play_no_part() -> None:
     run = config.validated({"dataset": {"name": "glyph_scenes"}, "stream": {"protocol": "B0-C4"}})
     assert run.run_name.startswith("glyph_scenes-B0-C4-replay-s0-")
+    record = RunRecord(run.run_name, Path(), "pending", run.model_dump(mode="json"), {}, {}, None, {})
+    summary, _ = summarise_runs([record])
+    assert summary["tasks"].isna().all() and "B0-C4" in set(label_rows(summary)["setting"])
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
