@@ -24,6 +24,7 @@ WITH_TEACHER = ("replay", "lwf", "icarl", "bic", "wa", "lucir", "dgr")
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "first": lambda mode: steps.first_experience(("replay", "lwf", "dgr"), mode),
     "later": lambda mode: steps.later_experience(WITH_TEACHER, mode),
+    "methods": steps.every_method,
     "pairs": steps.side_by_side,
     "stock": stock.side_by_side,
     "experiences": lambda mode: scaling.over_experiences(("replay", "dgr"), mode),
@@ -35,7 +36,7 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "overhead": overhead.sweep_overhead,
     "reading": overhead.reading,
 }
-EAGER_ONLY = ("experiences", "classes", "evaluation", "thousand", "large", "sweep", "overhead", "reading")
+EAGER_ONLY = ("methods", "experiences", "classes", "evaluation", "thousand", "large", "sweep", "overhead", "reading")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,10 +14,12 @@ from benchmark.perf.clock import ForeignLoad, interleave, interval, ratio
 from benchmark.perf.setting import BATCH, begin, config, make_learner, noise_stream
 from benchmark.streams import LongTailedBenchmark
 from strategies.features import targets_array
+from strategies.registry import NAMES, get
 from strategies.template import IncrementalLearner
 
 STEPS, ROUNDS = 3, 5
 PAIRS = 60  # single steps by turns: a difference of a few percent needs many
+CONTROLS = ("gdumb", "ncm", "joint", "joint_bsce")  # nothing of an experience's own to step over, or all data
 
 
 def first_experience(strategies: Sequence[str], mode: str) -> dict[str, Any]:
@@ -41,18 +43,8 @@ def first_experience(strategies: Sequence[str], mode: str) -> dict[str, Any]:
 
 def later_experience(strategies: Sequence[str], mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
     """Steps beside a teacher: 50 old and 50 new classes. All strategies alternate, so they compare with one another."""
-    per_class = BATCH * STEPS // (2 * new) + 1
-    arrays, benchmark = noise_stream([old, new], per_class)
-    memory = {"budget": per_class, "mode": "per_class", "selection": "random"}
     load = ForeignLoad()
-    learners = []
-    for name in strategies:
-        learner = make_learner(config(name, mode, memory), arrays, benchmark)
-        learner.train_epochs = 1
-        learner.parts.stages.clear()  # second stages are not steps of the main training
-        learner.train(benchmark.train_stream[0], eval_streams=[])
-        begin(learner, benchmark.train_stream[1])
-        learners.append(learner)
+    learners, arrays, benchmark = _in_second_experience(strategies, mode, old, new)
     floor = _bare(learners[0], arrays, benchmark, mode, True)
     *ours, bare = interleave([*map(_epoch_of, learners), floor], ROUNDS)
     rows = {name: _speeds(times, bare) for name, times in zip(strategies, ours, strict=True)}
@@ -62,6 +54,21 @@ def later_experience(strategies: Sequence[str], mode: str, old: int = 50, new: i
         "mode": mode,
         "foreign_cores": load.cores(),
         "strategies": rows,
+    }
+
+
+def every_method(mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
+    """Steps of all methods for one label an image, relative to `replay` on the same images."""
+    names = [name for name in NAMES if get(name).task_kind == "single" and name not in CONTROLS]
+    load = ForeignLoad()
+    learners, *_ = _in_second_experience(names, mode, old, new, backbone="resnet20")
+    times = dict(zip(names, interleave([*map(_epoch_of, learners)], ROUNDS), strict=True))
+    return {
+        "what": f"time per image trained over that of `replay`, {old} old and {new} new classes, ResNet-20, batch {BATCH}, "
+        "second stages apart",
+        "mode": mode,
+        "foreign_cores": load.cores(),
+        "strategies": {name: ratio(times[name], times["replay"]) for name in names if name != "replay"},
     }
 
 
@@ -97,6 +104,24 @@ def side_by_side(mode: str) -> dict[str, Any]:
         "dgr_over_lwf": interval(dgr, lwf),
         "diagnostics_over_none": interval(recorded, plain),
     }
+
+
+def _in_second_experience(
+    strategies: Sequence[str], mode: str, old: int, new: int, **training: Any
+) -> tuple[list[IncrementalLearner], ImageArrays, LongTailedBenchmark]:
+    """A learner for each method that has begun its second experience: its epoch has `STEPS` steps, or one more."""
+    per_class = BATCH * STEPS // (2 * new) + 1
+    arrays, benchmark = noise_stream([old, new], per_class)
+    memory = {"budget": per_class, "mode": "per_class", "selection": "random"}
+    learners = []
+    for name in strategies:
+        learner = make_learner(config(name, mode, memory, **training), arrays, benchmark)
+        learner.train_epochs = 1
+        learner.parts.stages.clear()  # second stages are not steps of the main training
+        learner.train(benchmark.train_stream[0], eval_streams=[])
+        begin(learner, benchmark.train_stream[1])
+        learners.append(learner)
+    return learners, arrays, benchmark
 
 
 def _epoch_of(learner: IncrementalLearner) -> Any:

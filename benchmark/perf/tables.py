@@ -50,6 +50,10 @@ def speed_tables(root: Path, directory: str) -> str:
                 for name, row in record["strategies"].items()
             )
             lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
+        elif stem.startswith("methods-"):
+            rows = sorted(record["strategies"].items(), key=lambda row: row[1]["ratio"])
+            ratios = ", ".join(f"{name} {row['ratio']:.2f}" for name, row in rows)
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}){_busy([record])}.")
         elif stem.startswith("thousand-"):
             lines.append(
                 f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.{_plot(root, directory, stem)}"
