@@ -51,8 +51,8 @@ def speed_tables(root: Path, directory: str) -> str:
             )
             lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
         elif stem.startswith("methods-"):
-            rows = sorted(record["strategies"].items(), key=lambda row: row[1]["ratio"])
-            ratios = ", ".join(f"{name} {row['ratio']:.2f}" for name, row in rows)
+            slower = sorted((row["ratio"], name) for name, row in record["strategies"].items())
+            ratios = ", ".join(f"{name} {value:.2f}" for value, name in slower)
             lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}){_busy([record])}.")
         elif stem.startswith("thousand-"):
             lines.append(
