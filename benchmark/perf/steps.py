@@ -64,8 +64,8 @@ def every_method(mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
     learners, *_ = _in_second_experience(names, mode, old, new, backbone="resnet20")
     times = dict(zip(names, interleave([*map(_epoch_of, learners)], ROUNDS), strict=True))
     return {
-        "what": f"time per image trained over that of `replay`, {old} old and {new} new classes, ResNet-20, batch {BATCH}, "
-        "second stages apart",
+        "what": f"time per image trained over that of `replay`, {old} old and {new} new classes, ResNet-20, batch "
+        f"{BATCH}, second stages apart",
         "mode": mode,
         "foreign_cores": load.cores(),
         "strategies": {name: ratio(times[name], times["replay"]) for name in names if name != "replay"},
