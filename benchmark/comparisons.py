@@ -82,43 +82,51 @@ def differences_table(
     return numbers, table
 
 
-def pair_table(summary: pd.DataFrame, method: str, baseline: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """One row against another in several metrics: mean paired difference, interval, pairs, and which way they went.
+def pair_table(summary: pd.DataFrame, rows: Sequence[tuple[str, str]], metrics: Sequence[str]) -> pd.DataFrame:
+    """Rows against others, (method, baseline), in some metrics: mean paired difference, interval, which way pairs went.
 
     Raises UserError on an unknown metric or row (`find_baseline`), and without a pair.
     """
     import pandas as pd
 
-    one, other = find_baseline(summary, method), find_baseline(summary, baseline)
-    rows, kinds = [], set()
+    named = [(find_baseline(summary, method), find_baseline(summary, baseline)) for method, baseline in rows]
+    lines, kinds = [], set()
     for metric in metrics:
         scores = paired_scores(summary, metric)
-        if not {one, other} <= set(scores.columns):
-            raise UserError(f'"{one}" and "{other}" have no runs with {metric} to compare.')
-        for setting in dict.fromkeys(scores.index.get_level_values("setting")):
-            pairs = paired_differences(scores.loc[[setting]], one, other)
-            if pairs.empty:
-                raise UserError(f'"{one}" and "{other}" have no pair of runs on {setting} yet.')
-            interval = statistics.mean_interval(pairs.to_numpy(), list(pairs.index.get_level_values("order")))
-            kinds.add(interval.kind)
-            lower = lower_is_better(summary, metric)
-            better = int((pairs < 0).sum() if lower else (pairs > 0).sum())
-            rows.append(
-                {
-                    "metric": metric + " (lower is better)" * lower,
-                    "setting": setting,
-                    "difference": f"{'+' if pairs.mean() > 0 else ''}{percent(float(pairs.mean()))}",
-                    INTERVAL: EMPTY if interval.low != interval.low else
-                    f"{percent(interval.low)} to {percent(interval.high)}",
-                    "better": f"{better} of {len(pairs)}",
-                }
-            )  # fmt: skip
-    table = pd.DataFrame(rows).set_index("metric")
+        lower = lower_is_better(summary, metric)
+        for one, other in named:
+            if not {one, other} <= set(scores.columns):
+                raise UserError(f'"{one}" and "{other}" have no runs with {metric} to compare.')
+            for setting in dict.fromkeys(scores.index.get_level_values("setting")):
+                pairs = paired_differences(scores.loc[[setting]], one, other)
+                if pairs.empty:
+                    raise UserError(f'"{one}" and "{other}" have no pair of runs on {setting} yet.')
+                interval = statistics.mean_interval(pairs.to_numpy(), list(pairs.index.get_level_values("order")))
+                kinds.add(interval.kind)
+                better = int((pairs < 0).sum() if lower else (pairs > 0).sum())
+                lines.append(
+                    {
+                        "pair": f"{one} minus {other}",
+                        "metric": metric + " (lower is better)" * lower,
+                        "setting": setting,
+                        "difference": f"{'+' if pairs.mean() > 0 else ''}{percent(float(pairs.mean()))}",
+                        INTERVAL: EMPTY if interval.low != interval.low else
+                        f"{percent(interval.low)} to {percent(interval.high)}",
+                        "better": f"{better} of {len(pairs)}",
+                    }
+                )  # fmt: skip
+    table = pd.DataFrame(lines)
+    alike = {"pair": len(named) == 1, "metric": len(metrics) == 1}  # what is the same everywhere stands in the title
+    subject = str(table["pair"].iloc[0]) if alike["pair"] else "Pairs of methods"
+    what = f": {title(summary, metrics[0])}" if alike["metric"] else ""
+    index = "pair" if alike["metric"] and not alike["pair"] else "metric"
+    table = table.drop(columns=[name for name, same in alike.items() if same and name != index]).set_index(index)
     table.attrs = {
-        "title": f"{one} minus {other}, in points of percent",
+        "title": f"{subject}{what}, in points of percent",
         "notes": [
             f"Mean over pairs, runs of equal stream and seeds ({grouping.seeds_note(label_rows(summary))}); "
-            f"{INTERVAL}: {' or '.join(sorted(kinds))}, one comparison at a time; better: pairs in which {one} is.",
+            f"{INTERVAL}: {' or '.join(sorted(kinds))}, one comparison at a time; better: pairs in which "
+            f"{named[0][0] if alike['pair'] else 'the first of the two'} is.",
         ],
     }
     return table

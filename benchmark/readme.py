@@ -60,12 +60,13 @@ def differences(root: Path, directory: str, *options: str) -> str:
     return to_markdown(differences_table(summary, given["baseline"], given.get("metric")))
 
 
-def pairs(root: Path, directory: str, method: str, baseline: str, *metrics: str) -> str:
-    """`pairs DIR METHOD BASELINE METRIC…`."""
+def pairs(root: Path, directory: str, metrics: str, *rows: str) -> str:
+    """`pairs DIR METRIC,METRIC… METHOD:BASELINE…`."""
     from benchmark.comparisons import pair_table
     from benchmark.summary import summarise
 
-    return to_markdown(pair_table(summarise(root / directory)[0], method, baseline, metrics))
+    named = [(method, baseline) for method, _, baseline in (row.partition(":") for row in rows)]
+    return to_markdown(pair_table(summarise(root / directory)[0], named, metrics.split(",")))
 
 
 def strategies(root: Path) -> str:

@@ -443,15 +443,26 @@ def test_multi_label_tables_hold_several_metrics_and_relabeling(multi):
 
 def test_one_row_against_another_in_several_metrics(multi):
     frame, _ = summary.summarise(multi)
-    table = comparisons.pair_table(frame, "rebll", "ml_lwf", ["average_map", "fpr_at_0.5"])
+    table = comparisons.pair_table(frame, [("rebll", "ml_lwf")], ["average_map", "fpr_at_0.5"])
     assert table.loc["average_map", "difference"] == "+10.00" and table.loc["average_map", "better"] == "3 of 3"
     lower = table.loc["fpr_at_0.5 (lower is better)"]
     assert lower["difference"] == "-9.00" and lower["better"] == "3 of 3"  # -10, -9, -8
     assert lower[comparisons.INTERVAL] == "-11.48 to -6.52"  # t(2) = 4.303 times 1 / sqrt(3)
     with pytest.raises(UserError, match="no finished run"):
-        comparisons.pair_table(frame, "rebll", "ml_asl", ["average_map"])
+        comparisons.pair_table(frame, [("rebll", "ml_asl")], ["average_map"])
     with pytest.raises(UserError, match="no runs with pseudo_recall"):
-        comparisons.pair_table(frame, "rebll", "ml_lwf", ["pseudo_recall"])
+        comparisons.pair_table(frame, [("rebll", "ml_lwf")], ["pseudo_recall"])
+
+
+def test_several_pairs_of_rows(multi):
+    frame, _ = summary.summarise(multi)
+    both = [("rebll", "ml_lwf"), ("ml_lwf", "rebll")]
+    table = comparisons.pair_table(frame, both, ["average_map"])
+    assert table.index.tolist() == ["rebll minus ml_lwf", "ml_lwf minus rebll"]
+    assert table["difference"].tolist() == ["+10.00", "-10.00"] and table["better"].tolist() == ["3 of 3", "0 of 3"]
+    assert table.attrs["title"].startswith("Pairs of methods: Average mAP") and "metric" not in table
+    more = comparisons.pair_table(frame, both, ["average_map", "fpr_at_0.5"])
+    assert more["pair"].nunique() == 2 and more.index.nunique() == 2
 
 
 def test_the_table_is_printed_whatever_the_names(capsys, monkeypatch):
