@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 from benchmark.store import RunFolder, append_jsonl
@@ -17,16 +19,25 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RESULTS = ROOT / "tests" / "data" / "results"
 
 
-def executed(name: str, **parameters: Path) -> nbformat.NotebookNode:
-    """The notebook after a run in its own folder, with other values in its cell of parameters."""
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One for all notebooks: to import torch and Avalanche anew takes longer than most of them."""
+    manager = KernelManager(kernel_name="python3")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    manager.start_kernel(cwd=str(ROOT / "notebooks"), env=environment)
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def executed(kernel: KernelManager, name: str, **parameters: Path) -> nbformat.NotebookNode:
+    """The notebook after a run without variables of others, with other values in its cell of parameters."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     for key, value in parameters.items():
         assert f"{key} = Path(" in cell.source
         cell.source += f"\n{key} = Path({str(value)!r})"
-    where = {"metadata": {"path": str(ROOT / "notebooks")}}
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where)
-    client.execute(env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    NotebookClient(notebook, km=kernel, timeout=300).execute()
     return notebook
 
 
@@ -53,28 +64,28 @@ def test_notebooks_are_committed_without_outputs(path: Path) -> None:
     assert path.stat().st_size < 40_000
 
 
-def test_first_steps(tmp_path: Path) -> None:
-    notebook = executed("first_steps", out=tmp_path)
+def test_first_steps(kernel: KernelManager, tmp_path: Path) -> None:
+    notebook = executed(kernel, "first_steps", out=tmp_path)
     shown = texts(notebook)
     assert "Written to" in shown and "finetune" in shown and pictures(notebook) == 1
     assert (tmp_path / "report.html").is_file() and len(list((tmp_path / "runs").iterdir())) == 4
 
 
-def test_add_a_strategy(tmp_path: Path) -> None:
-    notebook = executed("add_a_strategy", out=tmp_path)
+def test_add_a_strategy(kernel: KernelManager, tmp_path: Path) -> None:
+    notebook = executed(kernel, "add_a_strategy", out=tmp_path)
     shown = texts(notebook)
     assert "checks passed" in shown and "weighted_replay" in shown and "too few pairs" in shown
     assert pictures(notebook) == 1
 
 
-def test_every_figure_is_drawn() -> None:
-    notebook = executed("paper_figures", folder=RESULTS)
+def test_every_figure_is_drawn(kernel: KernelManager) -> None:
+    notebook = executed(kernel, "paper_figures", folder=RESULTS)
     missing = [line for line in texts(notebook).splitlines() if line.startswith("Not drawn")]
     assert missing == [] and pictures(notebook) == 16
 
 
-def test_the_ten_questions_are_answered() -> None:
-    notebook = executed("gradient_reweighting", folder=RESULTS)
+def test_the_ten_questions_are_answered(kernel: KernelManager) -> None:
+    notebook = executed(kernel, "gradient_reweighting", folder=RESULTS)
     shown = texts(notebook)
     assert "no pair of runs yet" not in shown and "Not drawn" not in shown
     assert shown.count("(n = 2)") > 80 and pictures(notebook) >= 5
@@ -83,7 +94,7 @@ def test_the_ten_questions_are_answered() -> None:
 
 
 @pytest.mark.slow
-def test_the_ten_questions_say_what_has_not_run(tmp_path: Path) -> None:
+def test_the_ten_questions_say_what_has_not_run(kernel: KernelManager, tmp_path: Path) -> None:
     """With the runs of dgr and replay alone; its records: two older, one newer, one without beta."""
     for run in (RESULTS / "runs").iterdir():
         if "-lfs5-dgr-" in run.name or "-lfs5-replay-" in run.name:
@@ -97,6 +108,6 @@ def test_the_ten_questions_say_what_has_not_run(tmp_path: Path) -> None:
         folder.packed_diagnostics.unlink()
         for record in records:
             append_jsonl(folder.diagnostics, record)
-    shown = texts(executed("gradient_reweighting", folder=tmp_path, online=tmp_path / "nowhere"))
+    shown = texts(executed(kernel, "gradient_reweighting", folder=tmp_path, online=tmp_path / "nowhere"))
     assert "no pair of runs yet" in shown and "Not drawn" in shown and "No runs of one pass" in shown
     assert "of 4 older records" in shown and "80 % of 6 between" in shown
