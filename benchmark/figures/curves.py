@@ -191,7 +191,8 @@ def _draw(axis: Any, runs: pd.DataFrame, metric: str, look: Mapping[str, Any]) -
     grouped = by_step.groupby(level=0)
     mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0.0)
     x = mean.index.to_numpy(dtype=float)
-    axis.fill_between(x, (mean - sd).to_numpy(), (mean + sd).to_numpy(), color=look["color"], alpha=0.15, linewidth=0)
+    high = (mean + sd).clip(upper=100)  # beyond which no accuracy can be, whatever the deviation
+    axis.fill_between(x, (mean - sd).to_numpy(), high.to_numpy(), color=look["color"], alpha=0.15, linewidth=0)
     axis.plot(x, mean.to_numpy(), **look)
 
 
