@@ -223,3 +223,25 @@ def test_a_worker_of_a_cluster_does_not_wait_for_runs_in_the_hands_of_others(tmp
         engine = LocalEngine(tmp_path, worker_devices("cpu", 1, 1), lambda *event: None)
         engine.run([run], checked=True, patience=0)
     assert RunFolder(tmp_path / "runs" / run.run_name).state == "pending"
+
+
+class Counted(LocalEngine):
+    """Counts its workers."""
+
+    started = 0
+
+    def _start(self, device: str) -> Any:
+        self.started += 1
+        assert self.started <= 2, "it starts one worker after the other"
+        return super()._start(device)
+
+
+def test_fail_fast_ends_an_engine_when_a_run_failed_elsewhere(tmp_path: Path) -> None:
+    """Its workers take nothing any more, so there is nothing to start others for."""
+    failed, pending = a_run(), a_run(name="finetune")
+    RunFolder(tmp_path / "runs" / failed.run_name).path.mkdir(parents=True)
+    RunFolder(tmp_path / "runs" / failed.run_name).record_failure("error", "ValueError: on another node")
+    engine = Counted(tmp_path, ["cpu"], lambda *event: None)
+    engine.run([failed, pending], fail_fast=True, checked=True)
+    assert engine.started == 1
+    assert RunFolder(tmp_path / "runs" / pending.run_name).state == "pending"

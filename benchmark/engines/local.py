@@ -25,7 +25,7 @@ from typing import Any
 from benchmark.claims import LEASE
 from benchmark.config import RunConfig
 from benchmark.engines.base import InvalidRuns
-from benchmark.engines.worker import Listener, check, work
+from benchmark.engines.worker import Listener, any_failed, check, work
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.store import AlreadyRunning, RunFolder
 
@@ -85,6 +85,8 @@ class LocalEngine:
                 self._set_to_work(w)
             waiting_since: float | None = None
             while self._attend():
+                if fail_fast and any_failed(self.directory, (run.run_name for run in self.runs)):
+                    return  # elsewhere, which no worker told: each would end at once
                 open_runs = self._open_runs()
                 if "pending" in open_runs or "interrupted" in open_runs:  # it was in hand elsewhere, and is free again
                     self._set_to_work(self._start(self.devices[0]))

@@ -87,7 +87,7 @@ def work(
                     listen("found", name, state)
                 if state not in ("pending", "interrupted") or (folder.next_attempt == "alone") != alone:
                     continue
-                if fail_fast and _any_failed(directory, names):
+                if fail_fast and any_failed(directory, names):
                     return
                 with devices.used(device, alone):
                     kind, _ = carry_out(run, folder, device, listen, stop, shared and not alone, lease, began)
@@ -217,5 +217,6 @@ def kind_of(error: BaseException) -> str:
     return "error"
 
 
-def _any_failed(directory: Path, names: Iterable[str]) -> bool:
+def any_failed(directory: Path, names: Iterable[str]) -> bool:
+    """Whether one of these runs failed, whoever carried it out."""
     return any(RunFolder(directory / "runs" / name).state == "failed" for name in names)
