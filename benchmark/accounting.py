@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cells import EMPTY, about, cells, percent, row_order, title
 from benchmark.errors import UserError
-from benchmark.grouping import label_rows
+from benchmark.grouping import label_rows, setting_order
 from benchmark.markup import to_csv
 from benchmark.store import DamagedFile, RunFolder, read_jsonl, write_text
 
@@ -96,11 +96,15 @@ def cost_table(summary: pd.DataFrame, order: Sequence[str] = ()) -> tuple[pd.Dat
     both["stored"] = both[["teacher_bytes", "exemplar_bytes", "state_bytes"]].sum(axis=1) / 1e6
     names = ["passes", "teacher_share", "stage_steps", "stored", "parameters"]
     both["teacher_share"] = both["teacher_images"] / both["forward_images"]
-    found = both.groupby("base")[names].mean().reset_index().rename(columns={"base": "method"})
-    found["n"] = both.groupby("base")["run"].count().to_numpy()
-    found = found.sort_values(["passes", "method"], kind="stable").reset_index(drop=True)
+    cells_of = both.groupby(["setting", "base"])
+    found = cells_of[names].mean().assign(n=cells_of["run"].count()).reset_index().rename(columns={"base": "method"})
+    place = {setting: i for i, setting in enumerate(setting_order(both))}
+    found = found.sort_values("passes", kind="stable").sort_values("setting", key=lambda s: s.map(place), kind="stable")
+    found = found.reset_index(drop=True)
     table = pd.DataFrame(
         {
+            "setting": found["setting"].tolist(),
+            "runs": [str(n) for n in found["n"]],
             "passes": [f"{value:.2f}" for value in found["passes"]],
             "teacher's share of forward passes": [f"{100 * value:.0f} %" for value in found["teacher_share"]],
             "steps of second stages": [f"{value:,.0f}" for value in found["stage_steps"]],
@@ -109,11 +113,13 @@ def cost_table(summary: pd.DataFrame, order: Sequence[str] = ()) -> tuple[pd.Dat
         },
         index=pd.Index(found["method"], name="method"),
     )
+    counted = summary[summary["run"].isin(both["run"])]
+    counted.attrs = summary.attrs
     lines = [
         PASSES,
-        f"A ratio to {BASELINE} with the same setting and seeds, averaged over runs.",
+        f"A ratio to {BASELINE} with the same setting and seeds, averaged over the runs that have one.",
         "Stored: exemplars at a byte a value, the old network while it is needed, statistics.",
-        *about(summary),
+        *about(counted),
     ]
     table.attrs = {"title": f"What a method costs, relative to {BASELINE}.", "notes": lines, "bold": []}
     return found, table
@@ -161,7 +167,9 @@ def matched_table(
         for mean, sd, n, epochs in numbers[["mean", "sd", "n", "epochs"]].itertuples(index=False, name=None)
     ]
     table = numbers.pivot(index="method", columns="column", values="text").fillna(EMPTY)
-    table = table.reindex(index=row_order(numbers, order, False), columns=list(dict.fromkeys(numbers["column"])))
+    table = table.reindex(
+        index=row_order(numbers, order, False, "column"), columns=list(dict.fromkeys(numbers["column"]))
+    )
     table.columns.name = None
     lines = [
         f"Every column allows as many passes as {BASELINE} with that many epochs needs ({100 * TOLERANCE:.0f} % "

@@ -135,9 +135,13 @@ def pivot(found: pd.DataFrame, methods: list[str], show: Show = percent) -> pd.D
     return table
 
 
-def row_order(found: pd.DataFrame, order: Sequence[str], ascending: bool) -> list[str]:
-    """Methods by the place of their strategy in `order`, then by mean over settings, best first; ties by name."""
-    means = found.groupby("method")["mean"].mean()
+def row_order(found: pd.DataFrame, order: Sequence[str], ascending: bool, column: str = "setting") -> list[str]:
+    """Methods by the place of their strategy in `order`, then by their mean, best first; ties by name.
+
+    Averaged is what a cell is above the mean of its column: a method with runs in a hard setting more is no worse.
+    """
+    above = found["mean"] - found.groupby(column)["mean"].transform("mean")
+    means = above.groupby(found["method"]).mean()
     strategy = dict(zip(found["method"], found["strategy"], strict=True))
 
     def key(method: str) -> tuple[int, bool, float, str]:
@@ -162,7 +166,7 @@ def bold_cells(summary: pd.DataFrame, found: pd.DataFrame, metric: str) -> list[
     for setting in dict.fromkeys(competing["setting"]):
         part = found[(found["setting"] == setting) & (found["n"] > 0) & ~found["strategy"].isin(BOUNDS)]
         best = part.sort_values("mean", ascending=lower, kind="stable")["method"].tolist()[:2]
-        if len(best) == 2 and is_told_apart(scores.loc[[setting]], *best):
+        if len(best) == 2 and is_told_apart(scores.loc[[setting]], best[0], best[1], lower):
             bold.append((best[0], setting))
     return bold
 
@@ -195,7 +199,10 @@ def about(summary: pd.DataFrame) -> list[str]:
         )
     if summary.attrs.get("held_out"):
         lines.append(TRIALS)
-    protocol = grouping.protocol_notes(label_rows(summary))
+    rows = label_rows(summary)
+    if any(rows.groupby("setting")[column].nunique().max() > 1 for column in grouping.RESOLVED):
+        lines.append("Methods of one setting ran with unlike precision or compile, which may be part of a difference.")
+    protocol = grouping.protocol_notes(rows)
     return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cells import EMPTY, about, percent
 from benchmark.errors import UserError
 from benchmark.grouping import check_comparable, label_rows, protocol_name, setting_order
+from benchmark.markup import print_table, printable
 from benchmark.published import Number, load
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ NAMED = {
     "order": "class order",
     "ranks": "ranks",
 }
+LARGEST = {"cifar100": 500, "food101": 750, "imagenet_subset": 1300, "imagenet_full": 1300}  # images of a class
 MARKS = {"read": "", "secondary": " *", "unverified": " ?"}
 COLUMNS = (
     "metric",
@@ -45,10 +48,13 @@ COLUMNS = (
 )
 
 
-def comparison(summary: pd.DataFrame, classes: Mapping[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def comparison(
+    summary: pd.DataFrame, classes: Mapping[str, int], options: Mapping[str, str] = MappingProxyType({})
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(numbers, table): our means beside the published numbers of the same method on the same stream, in percent.
 
-    Parameters: `summary` of `benchmark.summary`; `classes`, the number of classes of each run's stream by run name.
+    Parameters: `summary` of `benchmark.summary`; by run name, `classes`, the number of classes of its stream, and
+    `options`, those of its method that the config gives ("temperature=2").
     The same stream: dataset, all of its classes, protocol, tasks, balanced or rho, and ordered or not. Whatever else
     differs is a reason: it has a number in the table and its sentence in the notes. Both are empty without a match.
     """
@@ -66,12 +72,13 @@ def comparison(summary: pd.DataFrame, classes: Mapping[str, int]) -> tuple[pd.Da
             ours = {str(column): value for column, value in runs.iloc[0].items()}
             beside = [n for n in published if _same_stream(n, ours, classes.get(str(ours["run"])))]
             labels = {"method": method, "setting": setting}
-            found += [{**labels, **row} for number in beside if (row := _row(number, ours, runs))]
+            own = options.get(str(ours["run"]), "")
+            found += [{**labels, **row} for number in beside if (row := _row(number, ours, runs, own))]
     numbers = pd.DataFrame(found, columns=["method", "setting", *COLUMNS])
     return numbers.assign(reasons=numbers["reasons"].map("; ".join)), _table(numbers, about(summary))
 
 
-def _row(number: Number, ours: Mapping[str, Any], runs: pd.DataFrame) -> dict[str, Any] | None:
+def _row(number: Number, ours: Mapping[str, Any], runs: pd.DataFrame, options: str) -> dict[str, Any] | None:
     """One published number beside the runs of one method and setting; None where the runs lack the metric."""
     seen, tasks = UNSTATED.get(number.metric, (number.metric, None))
     if seen not in runs or runs[seen].isna().all():
@@ -91,7 +98,7 @@ def _row(number: Number, ours: Mapping[str, Any], runs: pd.DataFrame) -> dict[st
         "paper": number.paper,
         "printed_as": number.method,
         "source": number.source,
-        "reasons": _reasons(number, ours, is_open),
+        "reasons": _reasons(number, ours, is_open, options),
     }
 
 
@@ -112,7 +119,7 @@ def _same_stream(number: Number, ours: Mapping[str, Any], classes: int | None) -
     return bool((number.profile, number.rho) == (ours["profile"], rho) and is_ordered[0] == is_ordered[1])
 
 
-def _reasons(number: Number, ours: Mapping[str, Any], is_open: bool) -> list[str]:
+def _reasons(number: Number, ours: Mapping[str, Any], is_open: bool, options: str) -> list[str]:
     """Why the two may differ, from the protocol of both: what is unlike, then what the source does not say."""
     unlike, unstated = [], []
     for column, name in NAMED.items():
@@ -128,6 +135,11 @@ def _reasons(number: Number, ours: Mapping[str, Any], is_open: bool) -> list[str
         unstated.append("memory")
     elif there != here:
         unlike.append(f"memory {there} there, {here} here")
+    most = LARGEST.get(number.dataset)
+    if most and isinstance(ours["max_count"], int) and ours["max_count"] < most:
+        unlike.append(f"at most {most} images a class there, {ours['max_count']} here")
+    if options:
+        unlike.append(f"options of the method's own here: {options}")
     if is_open:
         unlike.append(
             "averaging not stated there, over all images of seen classes here (over_tasks in published.csv: the other)"
@@ -175,14 +187,19 @@ def _table(numbers: pd.DataFrame, protocol: list[str]) -> pd.DataFrame:
 
 def print_comparison(directory: Path) -> None:
     """Write DIR/tables/published.csv, .md and .tex and show the table, or say that no published number fits."""
-    from benchmark.markup import print_table
     from benchmark.summary import all_runs, summarise_runs
     from benchmark.tables import write_table
 
     records = all_runs(directory)
     summary, _ = summarise_runs(records)
     classes = {record.name: len(record.stream.get("class_order") or ()) for record in records}
-    built = comparison(summary, classes)
+    given = {record.name: record.config.get("strategy") for record in records}
+    options = {
+        run: ", ".join(f"{key}={printable(str(value))}" for key, value in strategy.items() if key != "name")
+        for run, strategy in given.items()
+        if isinstance(strategy, dict)
+    }
+    built = comparison(summary, classes, options)
     if built[0].empty:
         done = summary.loc[summary["status"] == "done", ["run", "dataset", "protocol", "tasks"]].values.tolist()
         streams = {f"{name} ({classes[run]} classes) {protocol_name(*split)}" for run, name, *split in done}

@@ -22,10 +22,12 @@ RESOLVED = ("precision", "compile")
 # What a setting consists of, and how its label says so.
 SETTING = {
     "dataset": "{}",
+    "classes": "{} classes",
     "protocol": "",  # shown as LFS-10, together with tasks
     "tasks": "",
     "profile": "{}",
     "rho": "rho={}",
+    "max_count": "max_count={}",
     "ranks": "ranks {}",
     "order": "order {}",
     "holdout": "holdout={}",
@@ -46,6 +48,7 @@ def label_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = frame[frame["strategy"].notna()].copy()
     shown = {column: _texts(rows[column]) for column in SETTING}
+    shown["classes"] = shown["classes"].replace("-", "all")
     strategy = rows["strategy"]
     varying = [column for column in SETTING if shown[column].nunique() > 1]
     within = [c for c in varying if c in ("dataset", "rho") or shown[c].groupby(strategy).nunique().max() > 1]
@@ -123,8 +126,10 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
     streams = " / ".join(dict.fromkeys(shown for *_, shown in sorted(triples)))
     profile = f"{value('profile')} profile"
     if profile != "natural profile":  # which keeps the counts of the dataset
-        profile += f", rho {value('rho')}, ranks {value('ranks')}"
-    stream = f"Stream: {value('dataset')}, {streams}, {profile}, order {value('order')}, hold-out {value('holdout')}."
+        most = f", at most {value('max_count')} images a class" if value("max_count") != "-" else ""
+        profile += f", rho {value('rho')}{most}, ranks {value('ranks')}"
+    dataset = value("dataset") + (f", {value('classes')} classes" if value("classes") != "-" else "")
+    stream = f"Stream: {dataset}, {streams}, {profile}, order {value('order')}, hold-out {value('holdout')}."
     training = (
         f"Training: {value('backbone')}, augmentation {value('augmentation')}, {value('epochs')} epochs, memory "
         f"{value('memory_budget')} {value('memory_mode')}, precision {value('precision')}, compile {value('compile')}."

@@ -121,12 +121,17 @@ def score_differences(scores: pd.DataFrame, baseline: str, lower_is_better: bool
     return frame
 
 
-def is_told_apart(scores: pd.DataFrame, method: str, runner_up: str) -> bool:
-    """True when a method may be printed in bold: at least 5 pairs, and an interval of the difference without zero."""
+def is_told_apart(scores: pd.DataFrame, method: str, runner_up: str, lower_is_better: bool = False) -> bool:
+    """True when a method may be printed in bold: at least 5 pairs, and an interval of their gains above zero.
+
+    Means do not tell that: one method may have finished easier runs than the other.
+    """
     pairs = paired_differences(scores, method, runner_up)
     if len(pairs) < PAIRS_FOR_BOLD:
         return False
-    return mean_interval(pairs.to_numpy(), list(pairs.index.get_level_values("order"))).excludes_zero
+    gains = (-pairs if lower_is_better else pairs).to_numpy()
+    interval = mean_interval(gains, list(pairs.index.get_level_values("order")))
+    return interval.excludes_zero and bool(gains.mean() > 0)
 
 
 def _verdict(pairs: int, gain: float, p: float, smallest_p: float) -> str:

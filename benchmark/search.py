@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from benchmark import datasets
 from benchmark.config import RunConfig, Section, SweepConfig, validated
 from benchmark.errors import UserError, did_you_mean
 from benchmark.metrics import SUMMARY
@@ -158,6 +159,7 @@ def methods(sweep: SweepConfig, search: SearchConfig) -> list[Method]:
                 f"search.trials is {search.trials}: raise it, leave points out, or take search.method=random."
             )
         found.append(Method(point, run, tuple(trials)))
+    _check_split(sweep, found)
     _check_apart(sweep, search, found[0])
     return found
 
@@ -281,6 +283,22 @@ def _check_space(sweep: SweepConfig, search: SearchConfig, axes: Mapping[str, An
         if keys or not search.other:
             named = f', not "{keys[0]}"' if keys else ""
             raise UserError(f"search.other must change keys of dataset and stream, such as stream.order_seed{named}.")
+
+
+def _check_split(sweep: SweepConfig, found: Sequence[Method]) -> None:
+    """No test image of the sweep may lie among the training images that trials see."""
+
+    def split(run: RunConfig) -> tuple[Any, ...]:
+        return run.dataset.seed, run.dataset.test_fraction
+
+    runs = sweep.runs()
+    for trial in (method.trials[0].runs[0] for method in found):
+        name = trial.dataset.name
+        if datasets.splits_itself(name) and any(split(run) != split(trial) for run in runs if run.dataset.name == name):
+            raise UserError(
+                f"Trials would train on test images of the sweep: keep dataset.seed and dataset.test_fraction of "
+                f"{name} the same in all of its runs and in search.other."
+            )
 
 
 def _check_apart(sweep: SweepConfig, search: SearchConfig, method: Method) -> None:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 # Column -> where config.json holds it.
 PROTOCOL = {
     "dataset": "dataset.name",
+    "classes": "dataset.classes",  # how many; empty: all
     "protocol": "stream.protocol",
     "tasks": "stream.tasks",
     "profile": "stream.profile",
     "rho": "stream.rho",
+    "max_count": "stream.max_count",
     "ranks": "stream.ranks",
     "order": "stream.order",
     "order_seed": "stream.order_seed",
@@ -48,7 +50,9 @@ PROTOCOL = {
 CELLS = [(column, *path.split(".")) for column, path in PROTOCOL.items() if path]  # (column, section, key)
 IDENTITY = ("run", "status", "strategy", "classifier", "task_kind")
 INTEGERS = (
+    "classes",
     "tasks",
+    "max_count",
     "order_seed",
     "subset_seed",
     "rank_seed",
@@ -200,6 +204,8 @@ def _about(record: RunRecord) -> dict[str, Any]:
     }
     sections = {section: _mapping(record.config.get(section)) for _, section, _ in CELLS}
     about |= {column: short_name(sections[section].get(key)) for column, section, key in CELLS}
+    classes = sections["dataset"].get("classes")
+    about["classes"] = len(classes) if isinstance(classes, list) else classes
     if fixes_tasks(text(about["protocol"])):
         about["tasks"] = None
     for column in ("precision", "compile"):

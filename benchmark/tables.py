@@ -63,7 +63,7 @@ def main_table(
     """Methods x settings as text, "45.12 ± 0.31" in percent; "(2/3)" follows where runs of the cell are missing.
 
     `metric` is a column of the summary, a function of a run (`benchmark.rundata`), or None for the default. Rows follow
-    `order` (strategy names), then the mean over settings, best first. Raises UserError as `cells` and
+    `order` (strategy names), then `cells.row_order`, best first. Raises UserError as `cells` and
     `rundata.with_metric` do.
     """
     return _main(summary, metric, order)[1]
@@ -121,6 +121,8 @@ def is_balanced(summary: pd.DataFrame) -> bool:
 
 def _main(summary: pd.DataFrame, metric: str | Metric | None, order: Sequence[str] = ()) -> Built:
     summary, name = _resolved(summary, metric)
+    if name == "memory_held":  # images, not percent
+        return _memory(summary, order)
     found = cells(summary, name)
     table = pivot(found, row_order(found, order, ascending=lower_is_better(summary, name)))
     bold = bold_cells(summary, found, name)
@@ -312,7 +314,9 @@ def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequen
     """
     written: list[Path] = []
     for kind in sorted(set(summary["task_kind"].dropna()) or {"single"}):
-        part = summary[summary["task_kind"] == kind]
+        part = summary[
+            summary["task_kind"].isin([kind]) | summary["task_kind"].isna()
+        ]  # the latter: damaged, named below
         for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
             if metric in part.columns:
                 written += write_table(directory, metric, _main(part, metric, order))

@@ -74,7 +74,7 @@ def test_costs_are_ratios_to_replay(tmp_path: Path) -> None:
     numbers, table = accounting.cost_table(folder(tmp_path))
     ratios = dict(zip(numbers["method"], numbers["passes"], strict=True))
     assert ratios == {"replay": 1.0, "lwf": pytest.approx((3020 + 4000) / (2020 + 4000))}
-    assert table.loc["lwf"].tolist() == ["1.17", "33 %", "0", "0.01", "1,001"]
+    assert table.loc["lwf"].tolist() == ["LFS-2", "2", "1.17", "33 %", "0", "0.01", "1,001"]
     assert tables.TABLES["cost"](summarise(tmp_path)[0], ())[1].equals(table)
 
 

@@ -103,6 +103,8 @@ def test_bold_needs_five_pairs_and_an_interval_without_zero(tmp_path):
     scores = pairs.paired_scores(results(tmp_path, {"a": base + 5, "b": base, "c": np.add(base, [9, -9, 9, -9, 9])}))
     assert pairs.is_told_apart(scores, "a", "b") and not pairs.is_told_apart(scores, "c", "b")
     assert not pairs.is_told_apart(scores.iloc[:4], "a", "b")
+    assert not pairs.is_told_apart(scores, "b", "a"), "whatever the means of all of their runs"
+    assert pairs.is_told_apart(scores, "b", "a", lower_is_better=True)
 
 
 def test_orders_and_seeds_of_a_crossed_sweep_reach_the_bootstrap(tmp_path):

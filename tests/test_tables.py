@@ -38,10 +38,12 @@ SUMMARY_COLUMNS = [
     "classifier",
     "task_kind",
     "dataset",
+    "classes",
     "protocol",
     "tasks",
     "profile",
     "rho",
+    "max_count",
     "ranks",
     "order",
     "order_seed",
@@ -97,7 +99,7 @@ def test_csv_files_are_byte_identical_when_repeated_and_exact_when_read(results,
     again = pd.read_csv(tmp_path / "a" / "summary.csv", float_precision="round_trip")
     np.testing.assert_array_equal(again["average_accuracy_seen"], frame["average_accuracy_seen"])
     text = (tmp_path / "a" / "summary.csv").read_text()
-    assert "NaN" not in text and ",lfs,5,exponential,100.0,by_label,shuffled,0,0,0,0,0.0," in text
+    assert "NaN" not in text and ",20,lfs,5,exponential,100.0,,by_label,shuffled,0,0,0,0,0.0," in text
 
 
 def test_unfinished_failed_and_damaged_runs_have_a_row_without_metrics(tmp_path):
@@ -186,7 +188,8 @@ def test_methods_by_settings_with_one_row_per_classifier(results):
     assert "mean over experiences, base included" in table.attrs["title"]
     assert table.attrs["notes"] == [
         "Mean ± standard deviation (n - 1) over n = 3 seeds (varied: order_seed, training_seed).",
-        "Stream: cifar100, LFH-2 / LFS-5, exponential profile, rho 100, ranks by_label, order shuffled, hold-out 0.",
+        "Stream: cifar100, 20 classes, LFH-2 / LFS-5, exponential profile, rho 100, ranks by_label, order shuffled, "
+        "hold-out 0.",
         "Training: resnet32, augmentation crop, 160 epochs, memory 20 per class, precision bf16, compile off.",
         "Classifier: the network's head, unless the method names another.",
     ]
@@ -276,7 +279,39 @@ def test_mixed_precision_is_refused(tmp_path):
 def test_unlike_precision_between_methods_is_shown(tmp_path):
     fake.write_run(tmp_path, fake.config("replay"), precision="bf16")
     fake.write_run(tmp_path, fake.config("lwf"), precision="fp32")
-    assert "precision bf16 / fp32" in table_of(tmp_path).attrs["notes"][2]
+    notes = table_of(tmp_path).attrs["notes"]
+    assert "precision bf16 / fp32" in notes[-2] and "unlike precision" in notes[1]
+
+
+def test_numbers_of_classes_and_images_are_told_apart_and_named(tmp_path):
+    for classes, most in ((None, 500), ([3, 1, 4, 15], 500), (10, 300)):
+        fake.write_run(tmp_path, fake.config("lwf", dataset__classes=classes, stream__max_count=most))
+    table = table_of(tmp_path)
+    assert table.index.tolist() == ["lwf"] and table.columns.tolist() == [
+        "LFS-5, 4 classes, max_count=500",
+        "LFS-5, 10 classes, max_count=300",
+        "LFS-5, all classes, max_count=500",
+    ]
+    assert "cifar100, 4 / 10 classes, LFS-5" in table.attrs["notes"][-3]
+    assert "at most 300 / 500 images a class" in table.attrs["notes"][-3]
+
+
+def test_a_method_with_runs_in_a_hard_setting_is_no_worse_for_it(tmp_path):
+    for strategy, protocol, accuracy in (("dgr", "lfs", 50), ("lwf", "lfs", 40), ("dgr", "lfh", 10), ("wa", "lfh", 5)):
+        fake.write_run(tmp_path, fake.config(strategy, protocol), accuracy=accuracy)
+    assert table_of(tmp_path).index.tolist() == ["dgr", "wa", "lwf"]
+
+
+def test_written_tables_name_what_could_not_be_read(tmp_path):
+    fake.write_run(tmp_path, fake.config("lwf"))
+    (tmp_path / "runs" / "zz-foreign").mkdir()
+    tables.write_all_tables(tmp_path, summary.summarise(tmp_path)[0])
+    for name in ("average_accuracy_seen", "memory"):
+        assert "1 run folder could not be read: zz-foreign." in (tmp_path / "tables" / f"{name}.md").read_text()
+
+
+def test_exemplars_are_no_percent(results):
+    assert table_of(results, "memory_held").equals(tables.memory_table(summary.summarise(results)[0]))
 
 
 def test_runs_with_the_same_seeds_are_refused_without_the_options_that_tell_them_apart(tmp_path):

@@ -156,6 +156,17 @@ def test_first_and_other_are_other_streams(tmp_path: Path) -> None:
     assert (trial.stream.evaluate, trial.training.lr) == ("holdout", 0.02)
 
 
+@pytest.mark.parametrize("changes", [{"dataset.seed": 1}, {"dataset.test_fraction": 0.1}])
+def test_trials_never_train_on_test_images_of_the_sweep(changes: dict[str, Any], tmp_path: Path) -> None:
+    """`digits` has no test set of its own: another split puts its test images among the training images."""
+    other = {**changes, "stream.order_seed": 9}
+    sweep = sweep_of(tmp_path, search__stream="other", search__other=other)
+    with pytest.raises(UserError, match="Trials would train on test images of the sweep"):
+        search.methods(sweep, search.read(sweep))
+    changed = sweep_of(tmp_path, search__stream="other", search__other={"dataset.name": "glyphs", "dataset.seed": 1})
+    assert search.methods(changed, search.read(changed))
+
+
 # --- the stream of a trial --------------------------------------------------------------------------------------------
 
 

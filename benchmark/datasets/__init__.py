@@ -90,6 +90,11 @@ def generated(name: str) -> bool:
     return "classes" in _get(name).options
 
 
+def splits_itself(name: str) -> bool:
+    """Whether `test_fraction` and `seed` decide which images of the dataset are for testing."""
+    return "test_fraction" in _get(name).options
+
+
 def task_kind(name: str) -> str:
     """Labels an image of the dataset has, "single" or "multi", without loading it."""
     return _get(name).task_kind
