@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from benchmark.errors import UserError
 from benchmark.store import DamagedFile, read_json, write_json
 
 
-def planned_runs(directory: Path) -> list[RunConfig]:
-    """The runs of DIR/sweep.json."""
+def planned_runs(directory: Path, names: Collection[str] | None = None) -> list[RunConfig]:
+    """The runs of DIR/sweep.json, or those of them that it holds under `names`; the others need not be valid."""
     path = directory / "sweep.json"
     try:
-        return [validated(config) for config in _read(directory).values()]
+        return [validated(config) for name, config in _read(directory).items() if names is None or name in names]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} holds no sweep: it has no sweep.json.") from None
     except UserError as error:
@@ -25,14 +25,24 @@ def planned_runs(directory: Path) -> list[RunConfig]:
 
 
 def write_plan(directory: Path, runs: Sequence[RunConfig]) -> None:
-    """Remember what the sweep consists of: the runs asked for now, and earlier ones that were at least started."""
+    """Add runs to what the sweep consists of. Workers of a cluster may still be about to begin those added earlier."""
     try:
         earlier = _read(directory)
     except (OSError, DamagedFile, KeyError, TypeError, ValueError):
         earlier = {}
-    kept = {name: config for name, config in earlier.items() if (directory / "runs" / name).is_dir()}
+    kept = {name: config for name, config in earlier.items() if _stays(directory, name, config)}
     plan = {**kept, **{run.run_name: run.model_dump(mode="json") for run in runs}}
     write_json(directory / "sweep.json", {"runs": plan})
+
+
+def _stays(directory: Path, name: str, config: Any) -> bool:
+    """Whether a run planned earlier was at least begun, or can still be carried out: its method's file is the same."""
+    if (directory / "runs" / name).is_dir():
+        return True
+    try:
+        return validated(config).run_name == name
+    except (UserError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _read(directory: Path) -> dict[str, Any]:

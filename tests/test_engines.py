@@ -180,8 +180,20 @@ def test_an_order_notices_that_a_method_changed(tmp_path: Path, monkeypatch: pyt
     write_plan(tmp_path, [run])
     order = Order.of([run], tmp_path, "cpu", fail_fast=False)
     Path("mine.py").write_text(PLUGIN + "# edited\n")
-    with pytest.raises(UserError, match="the file of its method changed; start the sweep again"):
+    with pytest.raises(UserError, match=r"sweep\.json changed, or the file of its method; start the sweep again"):
         order.prepare()
+
+
+def test_an_order_outlives_another_sweep_on_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its runs has begun, and the file of a method that the other sweep planned is gone by then."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PLUGIN)
+    runs = [a_run(), a_run(name="finetune")]
+    write_plan(tmp_path, runs)
+    order = Order.of(runs, tmp_path, "cpu", fail_fast=False)
+    write_plan(tmp_path, [a_run(name="mine.py:Mine")])
+    Path("mine.py").unlink()
+    assert order.prepare() == runs
 
 
 # --- what is seen of a folder -----------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from PIL import Image
 
 from benchmark import store
 from benchmark.cli import main
-from benchmark.config import validated
+from benchmark.config import load, validated
 from benchmark.errors import UserError
-from benchmark.plan import planned_runs
+from benchmark.plan import planned_runs, write_plan
 from benchmark.store import RunFolder, load_runs, read_json, read_jsonl
 
 CONFIG = """
@@ -361,6 +361,28 @@ def test_plans_that_cannot_be_read(tmp_path: Path) -> None:
     store.write_json(plan, {"runs": {"a": {"training": {"speed": 3}}}})
     with pytest.raises(UserError, match=r'does not fit this imcil: Unknown config key "training\.speed"'):
         planned_runs(tmp_path)
+
+
+def test_a_run_stays_planned_until_it_cannot_be_carried_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of other runs on the same folder keeps it; one that an edited method or another imcil outdated goes."""
+    monkeypatch.chdir(place)
+    runs = load("small.yaml", []).runs()
+    write_plan(place, runs)
+    write_plan(place, runs[:1])
+    names = {run.run_name for run in runs}  # the files of methods are part of them
+    assert {run.run_name for run in planned_runs(place)} == names
+
+    outdated = [run.run_name for run in runs if run.code_files]
+    begun, other = [run.run_name for run in runs if not run.code_files][:2]
+    (place / "runs" / outdated[0]).mkdir(parents=True)
+    plan = read_json(place / "sweep.json")["runs"]
+    for name in (begun, other):
+        plan[name]["training"]["speed"] = 3
+    (place / "runs" / begun).mkdir()
+    store.write_json(place / "sweep.json", {"runs": plan})
+    (place / "plugin.py").write_text(PLUGIN + "# edited")
+    write_plan(place, [])
+    assert names - set(read_json(place / "sweep.json")["runs"]) == {*outdated[1:], other}
 
 
 def test_plan_is_the_resolved_configs_by_name(swept: Any) -> None:

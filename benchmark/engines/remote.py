@@ -50,14 +50,15 @@ class Order:
 
         Raises
         ------
-        UserError : a run is not in the plan: the file of its method is another one now.
+        UserError : a run is not in the plan any more, or the file of its method is another one now.
         """
         os.chdir(self.cwd)
-        planned = {run.run_name: run for run in planned_runs(self.directory)}
+        planned = {run.run_name: run for run in planned_runs(self.directory, self.names)}
         for name in self.names:
             if name not in planned:
                 raise UserError(
-                    f"{name} is not planned any more: the file of its method changed; start the sweep again."
+                    f"{name} is not planned any more: {self.directory / 'sweep.json'} changed, or the file of its "
+                    "method; start the sweep again."
                 )
         runs = [planned[name] for name in self.names]
         for file in (file for run in runs for file in run.code_files):
