@@ -115,7 +115,7 @@ def test_protocol_environment_and_seeds_of_every_run_are_there(quick: tuple[str,
         assert data["configs"][run["config"]]["training.lr"] == str(config["training"]["lr"])
         assert run["seeds"]["training"] == str(config["training"]["seed"])
         assert data["environments"][run["environment"]]["resolved.precision"] in ("bf16", "fp32")
-    assert data["protocol"][0].startswith("Stream: glyphs, LFH-5 / LFS-5")
+    assert data["protocol"][0].startswith("Stream: glyphs, 50 classes, LFH-5 / LFS-5")
     assert data["groups"] == [20, 100]
 
 

@@ -230,11 +230,14 @@ def _differences(
 def _best(
     cells: Sequence[Mapping[str, Any]], methods: Sequence[Mapping[str, Any]], metric: int, lower: bool
 ) -> list[int]:
-    """Methods with results, best first by the mean over settings; joint training, which is no competitor, last."""
+    """Methods with results, best first as `cells.row_order` has them; joint training, which is no competitor, last."""
+    found = [(c["m"], c["s"], c["stats"][metric][0]) for c in cells if "stats" in c and c["stats"][metric] is not None]
+    by_setting: dict[int, list[float]] = {}
+    for _, s, mean in found:
+        by_setting.setdefault(s, []).append(mean)
     means: dict[int, list[float]] = {}
-    for cell in cells:
-        if "stats" in cell and cell["stats"][metric] is not None:
-            means.setdefault(cell["m"], []).append(cell["stats"][metric][0])
+    for m, s, mean in found:
+        means.setdefault(m, []).append(mean - sum(by_setting[s]) / len(by_setting[s]))
 
     def key(m: int) -> tuple[bool, float]:
         return methods[m]["strategy"] in BOUNDS, sum(means[m]) / len(means[m]) * (1 if lower else -1)

@@ -159,12 +159,21 @@ const along = (length) => (place, pressed) =>
 
 // --- what is shown
 
-// Methods, best first, by a metric's mean over settings.
-function ranked(metricIndex) {
-  const score = (m) => {
-    const values = [...settings.keys()].map((s) => cellAt.get(key(m, s))?.stats?.[metricIndex]?.[0]).filter(isNumber);
-    return values.length ? mean(values) * (metrics[metricIndex].lower ? 1 : -1) : Infinity;
+// What a method is above the mean of a column, averaged over columns (functions method -> value): runs in a hard setting
+// more make none worse. Null without a value.
+function aboveMeans(columns, shown) {
+  const means = columns.map((value) => mean(shown.map(value).filter(isNumber)));
+  return (m) => {
+    const above = columns.map((value, i) => value(m) - means[i]).filter((difference) => !Number.isNaN(difference));
+    return above.length ? mean(above) : null;
   };
+}
+
+// Methods, best first, over all settings of a metric.
+function ranked(metricIndex) {
+  const columns = [...settings.keys()].map((s) => (m) => cellAt.get(key(m, s))?.stats?.[metricIndex]?.[0]);
+  const above = aboveMeans(columns, [...methods.keys()]);
+  const score = (m) => (above(m) === null ? Infinity : above(m) * (metrics[metricIndex].lower ? 1 : -1));
   return [...methods.keys()]
     .map((m) => [metricIndex === undefined ? 0 : score(m), m])
     .sort(([a, i], [b, j]) => (a === b ? methods[i].name.localeCompare(methods[j].name) : a - b))

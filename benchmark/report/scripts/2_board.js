@@ -26,20 +26,15 @@ function sortBoard(id) {
   drawBoard();
 }
 
-// The mean over the columns shown sorts "one metric, all settings" at first.
-function boardScore(m, columns) {
-  if (board.sort === "mean") {
-    const means = columns.map((c) => c.stats(m)?.[0]).filter(isNumber);
-    return means.length ? mean(means) : null;
-  }
-  return columns.find((c) => c.id === board.sort)?.stats(m)?.[0] ?? null;
-}
-
+// All columns shown sort "one metric, all settings" at first.
 function boardOrder(columns) {
+  const column = columns.find((c) => c.id === board.sort);
+  const above = aboveMeans(columns.map((c) => (m) => c.stats(m)?.[0]), shownMethods());
+  const score = (m) => (board.sort === "mean" ? above(m) : column?.stats(m)?.[0] ?? null);
   const sign = board.descending ? -1 : 1;
   return shownMethods().sort((a, b) => {
     if (board.sort === "name") return sign * methods[a].name.localeCompare(methods[b].name);
-    const [x, y] = [boardScore(a, columns), boardScore(b, columns)];
+    const [x, y] = [score(a), score(b)];
     if (x === null || y === null) return (x === null) - (y === null);
     return x === y ? methods[a].name.localeCompare(methods[b].name) : sign * (x - y);
   });
@@ -75,7 +70,7 @@ function drawBoard() {
   byId("board-metric-label").hidden = !settingsMode;
   byId("board-setting-label").hidden = settingsMode;
   const columns = boardColumns();
-  const sortable = [...(settingsMode && columns.length > 1 ? [["mean", "mean over settings"]] : []), ...columns.map((c) => [c.id, c.label]), ["name", "name"]];
+  const sortable = [...(settingsMode && columns.length > 1 ? [["mean", "all settings"]] : []), ...columns.map((c) => [c.id, c.label]), ["name", "name"]];
   if (!sortable.some(([id]) => id === board.sort)) {
     board.sort = sortable[0][0];
     board.descending = board.sort !== "name" && !(columns[0]?.lower ?? false);
