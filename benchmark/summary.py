@@ -288,7 +288,7 @@ def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) ->
             for key, value in given.items():
                 path = f"{section}.{key}"
                 if not key.endswith("seed") and path not in NOT_SCIENCE:
-                    short = short_name(value)
+                    short = len(value) if path == "dataset.classes" and isinstance(value, list) else short_name(value)
                     whole = short == value
                     found.append((path, text(value) if whole else f"{text(short)}#{config_hash({'': value})[:6]}"))
             seen[known] = tuple(found)

@@ -296,6 +296,12 @@ def test_numbers_of_classes_and_images_are_told_apart_and_named(tmp_path):
     assert "at most 300 / 500 images a class" in table.attrs["notes"][-3]
 
 
+def test_unlike_classes_of_one_number_are_not_averaged(tmp_path):
+    for seed, classes in enumerate(([0, 1, 2], [3, 4, 5], 3)):
+        fake.write_run(tmp_path, fake.config("lwf", seed=seed, dataset__classes=classes))
+    assert len(table_of(tmp_path)) == 3
+
+
 def test_a_method_with_runs_in_a_hard_setting_is_no_worse_for_it(tmp_path):
     for strategy, protocol, accuracy in (("dgr", "lfs", 50), ("lwf", "lfs", 40), ("dgr", "lfh", 10), ("wa", "lfh", 5)):
         fake.write_run(tmp_path, fake.config(strategy, protocol), accuracy=accuracy)
