@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmark.config import RunConfig, differing_keys
 from benchmark.errors import UserError
 from benchmark.interruption import StopRequest
-from benchmark.store import RunFolder, write_bytes
+from benchmark.store import RunFolder, read_bytes, write_bytes
 
 FORMAT = 2
 KEPT = 2
@@ -105,7 +105,7 @@ def latest(folder: RunFolder, run: RunConfig, recorded: int) -> Checkpoint | Non
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
+    data = read_bytes(path)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:  # torch itself does not look at the checksums it wrote
         if (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"bad checksum of {broken}")

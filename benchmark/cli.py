@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmark.engines.worker import Listener
 
 USER_MISTAKE, FAILED_RUNS, INTERRUPTED = 2, 1, 130
-NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP)
 ROOMS = ("datasets", "strategies", "configs", "backbones", "figures", "published")
 
 

@@ -16,9 +16,11 @@ import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from benchmark.errors import UserError
 
 MOST_UNPACKED = 256 * 2**20  # bytes
 
@@ -85,7 +87,7 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(_plain(record), sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     created = not path.exists()
-    with path.open("a+b") as file:
+    with _open_to_append(path) as file:
         file.seek(0)
         data = file.read()
         whole = _whole_lines(data)
@@ -102,10 +104,31 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
 
 def append_text(path: str | Path, text: str) -> None:
     """Append lines for people to read: whole after a crash but for the last one."""
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(text)
+    with _open_to_append(Path(path)) as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open_to_append(path: Path) -> BinaryIO:
+    """Open a regular file, made when missing. Raises OSError for a symbolic link or a pipe: a stranger's leads away."""
+    guards = [getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")]
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | guards[0] | guards[1] | guards[2], 0o666)
+    file = os.fdopen(descriptor, "a+b")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def unlinked(folder: Path) -> Path:
+    """`folder`, a part of a results folder in which files will be written.
+
+    Raises UserError if it is a symbolic link: in a stranger's results it would have files elsewhere replaced.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a symbolic link: results are written through none; put a folder in its place.")
+    return folder
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.store import DamagedFile, RunFolder, read_json
+from benchmark.store import DamagedFile, RunFolder, read_json, unlinked
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,8 @@ class Sizes(NamedTuple):
 
 
 def check_writable(directory: Path) -> None:
-    """Raise UserError unless runs can be written to DIR/runs; leaves nothing behind."""
-    runs = directory / "runs"
+    """Raise UserError unless runs, tables and figures can be written below DIR; leaves nothing behind."""
+    runs, *_ = [unlinked(directory / part) for part in ("runs", "tables", "figures")]
     place = next(path for path in (runs, *runs.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=place) as file:

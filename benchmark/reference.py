@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.store import RunFolder, RunRecord, json_bytes, load_runs, read_json, write_bytes, write_json
+from benchmark.store import RunFolder, RunRecord, json_bytes, load_runs, read_bytes, read_json, write_bytes, write_json
 from benchmark.sweep import write_figures, write_tables
 
 LARGEST = 40_000  # bytes of one exported run
@@ -48,7 +48,7 @@ def _export_run(record: RunRecord, there: RunFolder) -> bool:
         there.config: json_bytes(_without_root(record.config)),
         there.environment: json_bytes(record.environment),
         there.stream: json_bytes(record.stream),
-        **{there.confusion / path.name: path.read_bytes() for path in last},
+        **{there.confusion / path.name: read_bytes(path) for path in last},
         there.packed_diagnostics: _packed(here.read_diagnostics()),
         there.metrics: here.metrics.read_bytes() if here.metrics.is_file() else b"",
         there.cost: here.cost.read_bytes() if here.cost.is_file() else b"",

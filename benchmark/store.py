@@ -29,6 +29,7 @@ from benchmark.files import (
     read_bytes,
     read_json,
     read_jsonl,
+    unlinked,
     write_bytes,
     write_json,
     write_text,
@@ -36,8 +37,8 @@ from benchmark.files import (
 
 __all__ = [
     "FORMAT", "AlreadyRunning", "ClaimLost", "DamagedFile", "RunFolder", "RunRecord", "State", "append_jsonl",
-    "config_hash", "json_bytes", "load_runs", "read_bytes", "read_json", "read_jsonl", "write_bytes", "write_json",
-    "write_text",
+    "config_hash", "json_bytes", "load_runs", "read_bytes", "read_json", "read_jsonl", "unlinked", "write_bytes",
+    "write_json", "write_text",
 ]  # fmt: skip
 
 FORMAT = 1  # of result.json
@@ -127,6 +128,7 @@ class RunFolder:
 
     def forgive(self) -> None:
         """Have a failed run done again."""
+        self._refuse_links()
         write_json(self.failure, {**self.read_failure(), "again": "any"})
 
     def read_result(self) -> dict[str, Any] | None:
@@ -152,9 +154,7 @@ class RunFolder:
     @contextmanager
     def claim(self, lease: float = claims.LEASE) -> Iterator[claims.Hold]:
         """Hold the run for this process; see `benchmark.claims`. Raises AlreadyRunning if a living worker holds it."""
-        for path in (self.path, self.checkpoints, self.confusion):
-            if path.is_symlink():  # in a stranger's folder: files behind it would be replaced and removed
-                raise OSError(errno.ELOOP, "a run is not written through a symbolic link", str(path))
+        self._refuse_links()
         with claims.hold(self.path, lease, self._mark()) as held:
             for leftover in self.path.rglob(".*.tmp"):  # of a killed write
                 if not leftover.name.startswith((".claim.", ".failure.")):  # not only the holder writes these
@@ -169,6 +169,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove what a finished run needs no more; a worker that ended just before it did leaves it to others."""
         with suppress(OSError):
+            self._refuse_links()
             self.failure.unlink(missing_ok=True)
             if self.checkpoints.is_dir():
                 for path in self.checkpoints.iterdir():
@@ -197,6 +198,13 @@ class RunFolder:
         """Raise ClaimLost if this process claimed the run and another worker took it over since."""
         if self.held:
             self.held.confirm()
+
+    def _refuse_links(self) -> None:
+        """Raise OSError for a symbolic link: files behind a stranger's would be replaced, removed or written on."""
+        parts = list(self.path.iterdir()) if self.path.is_dir() and not self.path.is_symlink() else []
+        for path in (self.path, *parts):
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, "a run is not written through a symbolic link", str(path))
 
     def _mark(self) -> int:
         """A number that changes when the run moves on."""

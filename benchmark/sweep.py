@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.plan import write_plan
 from benchmark.preflight import check_writable
-from benchmark.store import RunFolder
+from benchmark.store import RunFolder, unlinked
 
 
 def run_sweep(
@@ -38,10 +38,10 @@ def run_sweep(
 
     Raises
     ------
-    UserError : a run does not fit its data or this machine; nothing was started.
+    UserError : a run does not fit its data or this machine, or a folder in DIR is a symbolic link; nothing was started.
     """
     check_writable(directory)
-    folders = {run.run_name: RunFolder(directory / "runs" / run.run_name) for run in runs}
+    folders = {run.run_name: RunFolder(unlinked(directory / "runs" / run.run_name)) for run in runs}
     states = {name: folder.state for name, folder in folders.items()}
     leave = ("done",) if retry else ("done", "failed")
     pending = [run for run in runs if states[run.run_name] not in leave]

@@ -33,7 +33,7 @@ from benchmark.errors import UserError
 from benchmark.markup import print_table, to_csv, to_latex, to_markdown
 from benchmark.metrics import group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
-from benchmark.store import write_text
+from benchmark.store import unlinked, write_text
 from benchmark.summary import summarise
 
 if TYPE_CHECKING:
@@ -329,10 +329,14 @@ def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequen
 
 
 def write_table(directory: str | Path, name: str, built: Built) -> list[Path]:
-    """Write (numbers, table) to DIR/tables/<name>.csv, .md and .tex; characters unfit for a file name become "_"."""
+    """Write (numbers, table) to DIR/tables/<name>.csv, .md and .tex; characters unfit for a file name become "_".
+
+    Raises UserError if DIR/tables is a symbolic link.
+    """
     numbers, table = built
     stem = re.sub(r"\W+", "_", name).strip("_")
-    paths = [Path(directory) / "tables" / f"{stem}.{suffix}" for suffix in ("csv", "md", "tex")]
+    folder = unlinked(Path(directory) / "tables")
+    paths = [folder / f"{stem}.{suffix}" for suffix in ("csv", "md", "tex")]
     contents = (to_csv(numbers), to_markdown(table), to_latex(table, stem))
     for path, content in zip(paths, contents, strict=True):
         write_text(path, content)

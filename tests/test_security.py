@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 import results_folder as fake
+from small_run import TINY, config, execute
 
-from benchmark import datasets, store
+from benchmark import checkpoint, datasets, store
 from benchmark.cli import _check_code, _parser, main
 from benchmark.config import load
 from benchmark.engines.base import InvalidRuns
 from benchmark.engines.worker import Listener, check
 from benchmark.errors import UserError
-from benchmark.files import DamagedFile, read_json, read_jsonl
+from benchmark.files import DamagedFile, append_jsonl, append_text, read_json, read_jsonl
 from benchmark.markup import printable
 from benchmark.plan import planned_runs
 from benchmark.sweep import run_sweep
@@ -267,7 +268,7 @@ def test_a_plan_does_not_lead_out_of_the_folder(tmp_path: Path, changes: Any) ->
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("part", ["", "checkpoints", "confusion"])
+@pytest.mark.parametrize("part", ["", "checkpoints", "confusion", "tensorboard", "wandb"])
 def test_a_run_is_not_written_through_a_symbolic_link(tmp_path: Path, part: str) -> None:
     """What lies behind it would be replaced, and *.pt removed."""
     elsewhere = tmp_path / "models"
@@ -276,9 +277,82 @@ def test_a_run_is_not_written_through_a_symbolic_link(tmp_path: Path, part: str)
     folder = store.RunFolder(tmp_path / "runs" / "run")
     (folder.path.parent if not part else folder.path).mkdir(parents=True)
     (folder.path / part if part else folder.path).symlink_to(elsewhere)
-    with pytest.raises(OSError, match="a run is not written through a symbolic link"), folder.claim():
-        pass
+    for use in (lambda: folder.claim().__enter__(), folder.forgive):
+        with pytest.raises(OSError, match=f"a run is not written through a symbolic link: '{folder.path / part}'"):
+            use()
+    folder.tidy()
     assert [path.name for path in elsewhere.iterdir()] == ["mine.pt"]
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "diagnostics.jsonl", "cost.jsonl"])
+def test_a_run_with_a_file_that_leads_elsewhere_fails_and_writes_nothing_there(tmp_path: Path, name: str) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("line one\nline two, kept for years\n")
+    wanted = config("replay", **TINY)
+    folder = store.RunFolder(tmp_path / "results" / "runs" / wanted.run_name)
+    folder.path.mkdir(parents=True)
+    (folder.path / name).symlink_to(notes)
+    kind, message = execute(wanted, folder)
+    assert kind == "failed" and message is not None and f"{name}'" in message and "symbolic link" in message
+    assert notes.read_text() == "line one\nline two, kept for years\n"
+
+
+def test_nothing_is_appended_to_a_link_a_pipe_or_a_device(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("kept")
+    (tmp_path / "link").symlink_to(notes)
+    (tmp_path / "dangling").symlink_to(tmp_path / "made")
+    (tmp_path / "device").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "device", "pipe"):
+        with pytest.raises(OSError):
+            append_text(tmp_path / name, "line\n")
+        with pytest.raises(OSError):
+            append_jsonl(tmp_path / name, {"a": 1})
+    assert notes.read_text() == "kept" and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("part", ["tables", "figures"])
+def test_tables_and_figures_are_not_written_through_a_symbolic_link(
+    refusal: Callable[..., str], part: str, tmp_path: Path
+) -> None:
+    """By no command; the results folder itself may be one."""
+    results, mine = tmp_path / "results", tmp_path / "mine"
+    fake.build(results, {"replay": ["head"]}, [("lfs", 5)], seeds=1)
+    mine.mkdir()
+    (results / part).symlink_to(mine)
+    (tmp_path / "linked").symlink_to(results)
+    named = f"linked/{part} is a symbolic link: results are written through none"
+    assert named in refusal(part.removesuffix("s") if part == "tables" else part, "linked")
+    with pytest.raises(UserError, match=named):
+        run_sweep([], Path("linked"), NotImplemented)
+    assert not list(mine.iterdir())
+    (results / part).unlink()
+    assert main([part.removesuffix("s") if part == "tables" else part, "linked"]) == 0
+    assert len(list((results / part).iterdir())) > 1
+
+
+def test_a_sweep_is_not_carried_out_through_a_symbolic_link(tmp_path: Path) -> None:
+    """Neither runs/ nor a folder in it; a failure behind it would be forgiven."""
+    wanted = config("replay", **TINY)
+    elsewhere = tmp_path / "elsewhere"
+    for link, target in (("one/runs", elsewhere), (f"two/runs/{wanted.run_name}", elsewhere / wanted.run_name)):
+        target.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).parent.mkdir(parents=True)
+        (tmp_path / link).symlink_to(target)
+        with pytest.raises(UserError, match=f"{link} is a symbolic link"):
+            run_sweep([wanted], (tmp_path / link.split("/")[0]), NotImplemented, retry=True)
+    assert not [path for path in elsewhere.rglob("*") if path.is_file()]
+
+
+def test_a_checkpoint_that_is_a_pipe_or_a_device_is_passed_over(tmp_path: Path) -> None:
+    folder = store.RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    os.mkfifo(folder.checkpoints / "0001-00000000.pt")
+    (folder.checkpoints / "0000-00000003.pt").symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match=r"is damaged \(DamagedFile\)") as told:
+        assert checkpoint.latest(folder, config("replay", **TINY), recorded=1) is None
+    assert len(told) == 2
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from benchmark.errors import UserError, did_you_mean
 from benchmark.figures.curves import accuracy_curves, forgetting_curves
 from benchmark.figures.results import NotDrawn, Results
 from benchmark.figures.style import save
+from benchmark.store import unlinked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,17 +78,18 @@ def write_figures(
 
     Parameters: `where`, key=value conditions on the runs; `out`, the folder, else DIR/figures; `told` gets a line per
     figure: where it is, or why it was not drawn.
-    Raises UserError on an unknown figure, or when runs of one line must not be averaged.
+    Raises UserError on an unknown figure, or when runs of one line must not be averaged or DIR/figures is a link.
     """
     names = list(only)
     for name in names:
         if name not in NAMES:
             raise UserError(f'There is no figure "{name}".{did_you_mean(name, NAMES)}')
+    folder = out or unlinked(Path(directory) / "figures")
     results = Results.load(directory, where)
     written: list[Path] = []
     for name in names:
         try:
-            paths = save(draw(name, results), (out or Path(directory) / "figures") / name)
+            paths = save(draw(name, results), folder / name)
         except NotDrawn as reason:
             told(f"{name}: not drawn, {reason}.")
         else:
