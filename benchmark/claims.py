@@ -9,7 +9,8 @@ alike (flock does not cross all of them). It is tried only when the claim before
   rewrites its claim eight times a lease, with its progress.
 
 No claim is deleted before its run has a result, so a worker that was asleep between looking and creating finds its
-number taken, or finds the result. An owner that was taken for dead (a suspended machine) notices by `Hold.confirm`.
+number taken, or finds the result. An owner that was taken for dead (a suspended machine) notices by
+`RunFolder.confirm`: a higher claim is there, or a result that it did not write.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Hold:
         self._heart.start()
 
     def confirm(self) -> None:
-        """Raise ClaimLost if another worker took the run over; to be asked before anything is recorded."""
+        """Raise ClaimLost if another worker holds the run; one that finished it shows in its result alone."""
         if _path(self.folder, self.number + 1).exists():
             raise ClaimLost(f"{self.folder.name} was taken over by another worker: this one seemed dead to it.")
 
@@ -104,7 +105,8 @@ class Hold:
         with suppress(OSError):  # then this process ends, or is taken for dead
             if self.done:
                 for number in _numbers(self.folder):
-                    _path(self.folder, number).unlink(missing_ok=True)
+                    if number <= self.number:  # a higher one is that of a worker which took this one for dead
+                        _path(self.folder, number).unlink(missing_ok=True)
                 return
             try:
                 write_json(self.path, {**self.owner, "progress": self.progress, "released": True})

@@ -118,9 +118,9 @@ def execute(
             trained, passed = saver.seconds, learner.model.compute.forward
             costs = cost.of_training(learner, saver.steps, trained, arrays.train_images[0].nbytes)
             record, confusion = evaluate(learner, benchmark, t)
+            folder.confirm()
             if confusion:
                 _write_confusion(folder.confusion_of(t), confusion)
-            folder.confirm()
             append_jsonl(folder.metrics, record)
             records.append(record)
             for observer in observers:
@@ -130,8 +130,7 @@ def execute(
             costs |= cost.of_evaluation(learner, saver.seconds - trained, passed)
             append_jsonl(folder.cost, {"experience": t, **costs})
             saver.end(learner.state_dict())
-        folder.confirm()
-        write_json(folder.result, result(run, benchmark, records))
+        folder.write_result(result(run, benchmark, records))
     folder.tidy()
 
 

@@ -75,6 +75,7 @@ class RunFolder:
         self.path = Path(path)
         self.name = self.path.name
         self.held: claims.Hold | None = None  # while this process carries the run out
+        self._concluded = False  # by this object: a result that is there is its own
 
     def confusion_of(self, experience: int) -> Path:
         """confusion/NN.npz of one experience."""
@@ -147,6 +148,20 @@ class RunFolder:
             raise UserError(f"{self.result} has format {version}; this imcil reads up to {FORMAT}, please update it.")
         return result if version == FORMAT and isinstance(result.get("classifiers"), dict) else None
 
+    @property
+    def has_result(self) -> bool:
+        """Whether `read_result` finds one, or one that only a newer imcil can read."""
+        try:
+            return self.read_result() is not None
+        except UserError:
+            return True
+
+    def write_result(self, content: Mapping[str, Any]) -> None:
+        """Write result.json: the run is done. Raises ClaimLost."""
+        self.confirm()
+        self._concluded = True
+        write_json(self.result, dict(content))
+
     def read_diagnostics(self) -> list[dict[str, Any]]:
         """One record per experience, [] when none were recorded. Raises DamagedFile."""
         return read_jsonl(self.diagnostics if self.diagnostics.exists() else self.packed_diagnostics)
@@ -159,12 +174,12 @@ class RunFolder:
             for leftover in self.path.rglob(".*.tmp"):  # of a killed write
                 if not leftover.name.startswith((".claim.", ".failure.")):  # not only the holder writes these
                     leftover.unlink(missing_ok=True)
-            self.held = held
+            self.held, self._concluded = held, False
             try:
                 yield held
             finally:
                 self.held = None
-                held.done = self.result.exists()
+                held.done = self.has_result
 
     def tidy(self) -> None:
         """Remove what a finished run needs no more; a worker that ended just before it did leaves it to others."""
@@ -195,9 +210,14 @@ class RunFolder:
             yield
 
     def confirm(self) -> None:
-        """Raise ClaimLost if this process claimed the run and another worker took it over since."""
+        """Raise ClaimLost if this process claimed the run and another worker took it over, or finished it, since.
+
+        One that finished it has removed the claims.
+        """
         if self.held:
             self.held.confirm()
+            if not self._concluded and self.has_result:
+                raise ClaimLost(f"{self.name} was finished by another worker: this one seemed dead to it.")
 
     def _refuse_links(self) -> None:
         """Raise OSError for a symbolic link: files behind a stranger's would be replaced, removed or written on."""

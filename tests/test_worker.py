@@ -6,6 +6,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmark.config import RunConfig, load
 from benchmark.engines import worker
 from benchmark.engines.worker import MOST_DEATHS, work
 from benchmark.plan import write_plan
-from benchmark.store import RunFolder, read_json
+from benchmark.store import AlreadyRunning, RunFolder, read_json, write_json
 
 TINY = ("dataset.classes=4", "stream.tasks=2", "stream.max_count=20", "stream.rho=5", "memory.budget=3",
         "training.epochs=1", "training.precision=fp32", "training.compile=off")  # fmt: skip
@@ -156,6 +157,86 @@ def test_a_run_that_kills_workers_is_given_up(place: Path) -> None:
     events = carried_out(place, "0 nothing", [mine], since=0.0)
     assert events[-1][:2] == ("failed", mine.run_name) and "workers in a row died over this run" in events[-1][2]
     assert folder.read_failure()["kind"] == "killed"
+
+
+def seem_dead(folder: RunFolder) -> None:
+    """Have others take the owner of a run for one of another machine that was silent for too long."""
+    claim = max(folder.path.glob("claim.*.json"))
+    write_json(claim, {**read_json(claim), "machine": "another"})
+    os.utime(claim, (1, 1))
+
+
+def test_a_worker_whose_run_was_taken_over_in_mid_write_records_no_failure(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one removes what it finds half written, so the write fails; then the run is the other one's alone."""
+    (mine,) = runs("finetune")
+    folder = RunFolder(place / "out" / "runs" / mine.run_name)
+    other = RunFolder(folder.path)
+    fsync, taken = os.fsync, ExitStack()
+
+    def slow(file: int) -> None:
+        if any(folder.checkpoints.glob(".*.tmp")):
+            monkeypatch.setattr(os, "fsync", fsync)
+            seem_dead(folder)
+            taken.enter_context(other.claim())
+        fsync(file)
+
+    with taken:
+        monkeypatch.setattr(os, "fsync", slow)
+        assert carried_out(place, "0 nothing", [mine]) == [
+            ("started", mine.run_name, None),
+            ("lost", mine.run_name, f"{mine.run_name} was taken over by another worker: this one seemed dead to it."),
+        ]
+        assert not folder.failure.exists() and folder.state == "running"
+        other.confirm()
+    assert folder.state == "interrupted"
+
+
+def test_a_worker_that_wakes_after_another_one_finished_its_run_leaves_it_as_it_is(place: Path) -> None:
+    """The other one removed every claim; the result tells. Asleep at the end of the first experience's first epoch."""
+    (mine,) = runs("finetune")
+    folder = RunFolder(place / "out" / "runs" / mine.run_name)
+    others: list[Event] = []
+    content: dict[str, bytes] = {}
+
+    def listen(kind: str, name: str | None, told: Any) -> None:
+        if kind == "progress" and not others:
+            seem_dead(folder)
+            work(place / "out", [mine], device="cpu", listen=lambda *event: others.append(event))
+            content.update(files(folder))
+        elif kind in ("lost", "done", "failed"):
+            ended.append((kind, told))
+
+    ended: list[tuple[str, Any]] = []
+    write_plan(place / "out", [mine])
+    work(place / "out", [mine], device="cpu", listen=listen)
+    assert others[-1][0] == "done"
+    assert ended == [("lost", f"{mine.run_name} was finished by another worker: this one seemed dead to it.")]
+    assert files(folder) == content and folder.state == "done"
+
+
+def files(folder: RunFolder) -> dict[str, bytes]:
+    """All of them but the log."""
+    return {
+        path.name: path.read_bytes() for path in folder.path.rglob("*.*") if path.is_file() and path.suffix != ".txt"
+    }
+
+
+def test_an_owner_that_leaves_takes_no_other_ones_claim_with_it(tmp_path: Path) -> None:
+    """Whether the result is damaged, so that the run is not done at all, or whole."""
+    for name, result in (("damaged", "{"), ("whole", '{"format": 1, "complete": true, "classifiers": {}}')):
+        folder, other = RunFolder(tmp_path / name), RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        with ExitStack() as mine, ExitStack() as others:
+            mine.enter_context(folder.claim())
+            seem_dead(folder)
+            held = others.enter_context(other.claim())
+            folder.result.write_text(result)
+            mine.close()
+            assert held.path.exists()
+            with pytest.raises(AlreadyRunning):
+                RunFolder(tmp_path / name).claim().__enter__()
 
 
 def test_a_worker_refuses_code_that_nobody_named(place: Path) -> None:

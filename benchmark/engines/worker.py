@@ -174,7 +174,7 @@ def _attempt(
     from benchmark.run import execute
 
     def progress(event: dict[str, Any]) -> None:
-        held.confirm()
+        folder.confirm()
         held.progress = event
         listen("progress", folder.name, event)
 
@@ -190,6 +190,11 @@ def _attempt(
     except ClaimLost as error:
         return "lost", str(error)
     except Exception as error:  # a failed run is a value: the sweep goes on
+        try:  # who takes a run over removes half-written files: that is no failure of the run
+            with suppress(OSError):
+                folder.confirm()
+        except ClaimLost as lost:
+            return "lost", str(lost)
         message = str(error) if isinstance(error, UserError | Killed) else f"{type(error).__name__}: {error}"
         kind = kind_of(error)
         postpone = may_postpone and kind == "out of memory"
