@@ -74,11 +74,13 @@ class Preflight:
     ----------
     directory : results folder; need not exist.
     device : of the workers of this machine, None when they work elsewhere: then memory is not looked at.
-    workers : at once on that device.
+    workers : at once on that folder's disk.
+    sharing : of them on that device, None: all.
     """
 
-    def __init__(self, directory: Path, device: str | None, workers: int) -> None:
+    def __init__(self, directory: Path, device: str | None, workers: int, sharing: int | None = None) -> None:
         self.directory, self.device, self.workers = directory, device, workers
+        self.sharing = workers if sharing is None else sharing
         self.sizes: dict[str, Sizes] = {}  # by run
         self._measured: dict[tuple[Any, ...], Sizes] = {}
         self._recorded: dict[str, tuple[str, str]] | None = None  # dataset -> (hash of its images, a run)
@@ -126,7 +128,7 @@ class Preflight:
             )
             yield name, f"{sentence}: make room, or give --out on another disk."
         name, largest = max(self.sizes.items(), key=lambda item: item[1].memory)
-        workers = min(self.workers, len(self.sizes))
+        workers = min(self.sharing, len(self.sizes))
         place = free_memory(self.device) if self.device is not None else None
         if place is not None and workers * largest.memory > place.free:
             fitting = place.free // largest.memory

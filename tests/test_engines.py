@@ -5,23 +5,31 @@ The engines themselves are tested on a real SLURM and a real Ray cluster, by `ma
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forks
 import pytest
+import small_run
 
+from benchmark import preflight
 from benchmark.cli import main
 from benchmark.config import RunConfig, load, validated
+from benchmark.engines.base import InvalidRuns
 from benchmark.engines.device import worker_devices
 from benchmark.engines.local import LocalEngine
 from benchmark.engines.remote import FolderWatch, Order
 from benchmark.engines.slurm import parse_options
 from benchmark.errors import UserError
 from benchmark.plan import write_plan
+from benchmark.preflight import CHECKPOINTS, Preflight, Room
+from benchmark.run import prepare
 from benchmark.store import RunFolder, write_json
 
 PLUGIN = """
@@ -237,23 +245,90 @@ def test_a_worker_of_a_cluster_does_not_wait_for_runs_in_the_hands_of_others(tmp
     assert RunFolder(tmp_path / "runs" / run.run_name).state == "pending"
 
 
-class Counted(LocalEngine):
-    """Counts its workers."""
+# --- workers of this machine ------------------------------------------------------------------------------------------
 
-    started = 0
+
+class Forking(LocalEngine):
+    """Its workers are there at once; kills the first few of them before they are ready."""
+
+    def __init__(self, *arguments: Any, kills: int = 0) -> None:
+        super().__init__(*arguments)
+        self.context = forks.CONTEXT  # type: ignore[assignment]
+        self.kills, self.started = kills, 0
 
     def _start(self, device: str) -> Any:
         self.started += 1
-        assert self.started <= 2, "it starts one worker after the other"
-        return super()._start(device)
+        assert self.started <= 10, "it starts one worker after the other"
+        w = super()._start(device)
+        if self.started <= self.kills:
+            os.kill(w.process.pid, signal.SIGKILL)
+        return w
+
+
+def tiny_runs(*seeds: int, strategy: str = "replay") -> list[RunConfig]:
+    return [small_run.config(strategy, **small_run.TINY, training__seed=seed) for seed in seeds]
+
+
+def states(directory: Path, runs: list[RunConfig]) -> list[str]:
+    return [RunFolder(directory / "runs" / run.run_name).state for run in runs]
 
 
 def test_fail_fast_ends_an_engine_when_a_run_failed_elsewhere(tmp_path: Path) -> None:
     """Its workers take nothing any more, so there is nothing to start others for."""
-    failed, pending = a_run(), a_run(name="finetune")
-    RunFolder(tmp_path / "runs" / failed.run_name).path.mkdir(parents=True)
-    RunFolder(tmp_path / "runs" / failed.run_name).record_failure("error", "ValueError: on another node")
-    engine = Counted(tmp_path, ["cpu"], lambda *event: None)
-    engine.run([failed, pending], fail_fast=True, checked=True)
+    runs = tiny_runs(0, 1)
+    RunFolder(tmp_path / "runs" / runs[0].run_name).path.mkdir(parents=True)
+    RunFolder(tmp_path / "runs" / runs[0].run_name).record_failure("error", "ValueError: on another node")
+    engine = Forking(tmp_path, ["cpu"], lambda *event: None)
+    engine.run(runs, fail_fast=True, checked=True)
     assert engine.started == 1
-    assert RunFolder(tmp_path / "runs" / pending.run_name).state == "pending"
+    assert states(tmp_path, runs) == ["failed", "pending"]
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_a_worker_that_dies_before_it_is_ready_is_replaced(fail_fast: bool, tmp_path: Path) -> None:
+    """It had no run in hand, so none has failed."""
+    runs = tiny_runs(0)
+    engine = Forking(tmp_path, ["cpu"], lambda *event: None, kills=2)
+    engine.run(runs, fail_fast, checked=True)
+    assert engine.started == 3
+    assert states(tmp_path, runs) == ["done"]
+
+
+def test_workers_that_never_get_ready_end_a_sweep(tmp_path: Path) -> None:
+    runs = tiny_runs(0, 1)
+    engine = Forking(tmp_path, ["cpu"] * 4, lambda *event: None, kills=10)
+    with pytest.raises(RuntimeError, match=r"[45] worker processes in a row took no run; the last one was killed by "
+                       "signal 9, as by a system that runs out of memory"):  # fmt: skip
+        engine.run(runs, checked=True)
+    assert states(tmp_path, runs) == ["pending", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("SIGTERM", "was asked to stop"), ("SIGKILL", "was killed by signal 9")],
+)
+def test_a_check_whose_worker_ends_is_over(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else has been asked."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{code})\n{PLUGIN}")
+    runs = tiny_runs(0, strategy="mine.py:Mine")
+    with pytest.raises(RuntimeError, match=f"The worker process that was to check the runs {reason}"):
+        Forking(tmp_path, ["cpu"], lambda *event: None).run(runs)
+
+
+def test_workers_on_other_devices_need_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices of one worker each: the disk has to hold the checkpoints of both, their memory those of one."""
+    runs = tiny_runs(0, 1)
+    found = Preflight(tmp_path, "cpu", 1)
+    found.add(runs[0], prepare(runs[0]))
+    sizes = found.sizes[runs[0].run_name]
+    monkeypatch.setattr(preflight, "free_disk", lambda directory: int(1.5 * CHECKPOINTS * sizes.checkpoint))
+    monkeypatch.setattr(preflight, "free_memory", lambda device: Room("memory", int(1.5 * sizes.memory)))
+    told: list[str] = []
+    engine = LocalEngine(tmp_path, ["cpu", "cpu:0"], lambda kind, *content: told.append(kind))
+    engine.context = multiprocessing.get_context("fork")  # type: ignore[assignment]  # with what is patched here
+    with pytest.raises(InvalidRuns, match="Checkpoints and results need") as raised:
+        engine.run(runs)
+    assert len(raised.value.problems) == 1 and told == []

@@ -10,6 +10,7 @@ import gc
 import math
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import warnings
@@ -30,6 +31,7 @@ from benchmark.interruption import RESUMABLE, Interrupted, StopRequest
 from benchmark.store import AlreadyRunning, RunFolder
 
 LOOK_EVERY = 2.0  # seconds, at runs that workers of others have in hand
+MOST_STILLBORN = 2  # workers in a row that end before they are ready, besides one in each place
 Event = tuple["_Worker", str, str | None, Any]  # who, kind, run name, content
 
 
@@ -57,7 +59,8 @@ class LocalEngine:
         self.directory, self.devices, self.listener, self.lease = directory, list(devices), listener, lease
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_Worker] = []
-        self.failed: set[str | None] = set()  # runs; a full disk may keep their folders from telling
+        self.failed: set[str] = set()  # runs; a full disk may keep their folders from telling
+        self.stillborn = 0  # workers in a row that ended before they were ready
 
     def run(
         self, runs: Sequence[RunConfig], fail_fast: bool = False, checked: bool = False, patience: float = math.inf
@@ -73,6 +76,7 @@ class LocalEngine:
         ------
         InvalidRuns : a run's config does not fit its data; nothing was started.
         Interrupted : this process was asked to stop; every worker has saved its run and ended.
+        RuntimeError : workers cannot start, or the one that checked the runs ended.
         """
         self.runs, self.fail_fast = list(runs), fail_fast
         try:
@@ -108,16 +112,20 @@ class LocalEngine:
         """Listen to the workers until all have finished; False when a failure is to end everything."""
         while self.workers:
             for w, kind, name, content in self._next_events():
-                if kind == "started":
+                if kind == "ready":
+                    self.stillborn = 0
+                elif kind == "started":
                     w.run = name
                 elif kind in ("done", "failed", "postponed", "lost"):
                     w.run = None
                 elif kind in ("died", "interrupted") and w not in self.workers and self._open_runs():
-                    self._set_to_work(self._start(w.device))  # in its place
+                    for other in self._replaced(w):
+                        self._set_to_work(other)
+                if name is None:  # no run's affair
+                    continue
                 if kind in ("failed", "died"):
                     self.failed.add(name)
-                if name is not None:
-                    self.listener(kind, name, content)
+                self.listener(kind, name, content)
                 if self.fail_fast and kind in ("failed", "died"):
                     return False
         return True
@@ -131,21 +139,34 @@ class LocalEngine:
     def _check(self) -> None:
         """Have the first worker that is ready check all runs against their data."""
         problems: dict[str, str] = {}
-        asked = False
+        asked: _Worker | None = None
         while True:
             for w, kind, name, content in self._next_events():
                 if kind == "ready" and not asked:
-                    asked = True
-                    sharing = self.devices[: len(self.runs)].count(w.device)
-                    w.channel.send(("check", self.runs, w.device, self.directory, sharing))
+                    asked = w
+                    devices = self.devices[: len(self.runs)]
+                    terms = {"workers": len(devices), "sharing": devices.count(w.device)}
+                    with suppress(OSError):  # it just died: the next event says so
+                        w.channel.send(("check", self.runs, w.device, self.directory, terms))
                 elif kind == "invalid" and name is not None:
                     problems[name] = content
-                elif kind == "died":
-                    raise RuntimeError(f"{content} while the runs were checked; its error is printed above")
+                elif kind in ("died", "interrupted"):
+                    if w is asked or not self.workers:
+                        raise RuntimeError(f"The worker process that was to check the runs {_end_of(w)}.")
+                    self._replaced(w)
                 elif kind == "checked":
                     if problems:
                         raise InvalidRuns(problems)
                     return
+
+    def _replaced(self, w: _Worker) -> list[_Worker]:
+        """Another worker in the place of one that ended; none when too many in a row ended before they were ready."""
+        places = min(len(self.devices), len(self.runs))
+        if self.stillborn < places + MOST_STILLBORN:
+            return [self._start(w.device)]
+        if not self.workers:
+            raise RuntimeError(f"{self.stillborn} worker processes in a row took no run; the last one {_end_of(w)}.")
+        return []
 
     def _start(self, device: str) -> _Worker:
         ours, theirs = self.context.Pipe()
@@ -200,7 +221,7 @@ class LocalEngine:
             return [(w, "interrupted", w.run, None)]
         message = f"the worker process died (exit code {w.process.exitcode})"
         if not w.ready:
-            raise RuntimeError(f"{message} before it took a run; its error is printed above")
+            self.stillborn += 1
         if w.run is not None:
             folder = RunFolder(self.directory / "runs" / w.run)
             with suppress(AlreadyRunning, OSError), folder.claim(self.lease):  # a worker elsewhere may have it by now
@@ -228,11 +249,22 @@ class LocalEngine:
                 w.process.kill()
 
 
+def _end_of(w: _Worker) -> str:
+    """'was killed by signal 9, as by a system that runs out of memory'."""
+    status = w.process.exitcode
+    if status == RESUMABLE:
+        return "was asked to stop"
+    if status is not None and status < 0:
+        out_of_memory = ", as by a system that runs out of memory" if -status == signal.SIGKILL else ""
+        return f"was killed by signal {-status}{out_of_memory}"
+    return f"died (exit code {status}); its error is printed above"
+
+
 # --- in the worker process ------------------------------------------------------------------------------------------
 
 
 def _serve(channel: Connection) -> None:
-    """Take tasks from the parent: ("check", *arguments of `check`), and at last ("work", directory, runs, terms).
+    """Take tasks from the parent: ("check", *arguments, terms of `check`), at last ("work", directory, runs, terms).
 
     Answers (kind, run name, content): ready; invalid and checked; the events of `work` and finished. Ends with the
     parent, and with status 75 when it is asked to stop (see `benchmark.interruption`), its run saved.
@@ -259,7 +291,8 @@ def _serve(channel: Connection) -> None:
                     work(directory, runs, listen=lambda *event: _tell(channel, event), stop=stop, **terms)
                     channel.send(("finished", None, None))
                     return
-                for name, sentence in check(*content):
+                *content, terms = content
+                for name, sentence in check(*content, **terms):
                     channel.send(("invalid", name, sentence))
                 channel.send(("checked", None, None))
 

@@ -97,17 +97,22 @@ def work(
 
 
 def check(
-    runs: Iterable[RunConfig], device: str, directory: Path, workers: int, here: bool = True
+    runs: Iterable[RunConfig],
+    device: str,
+    directory: Path,
+    workers: int,
+    here: bool = True,
+    sharing: int | None = None,
 ) -> Iterator[tuple[str, str]]:
     """(run name, sentence) of every run whose config does not fit the device or its data; trains nothing.
 
-    And of the largest run when there is no room for it `workers` times: see `benchmark.preflight`. `here` tells whether
-    the runs will use this machine's memory.
+    And of the largest run when there is no room for it: see `benchmark.preflight`. `here` tells whether the runs will
+    use this machine's memory; of the `workers` that share the disk, `sharing` (None: all) share the device.
     """
     from benchmark.preflight import Preflight
     from benchmark.run import check_device, prepare
 
-    preflight = Preflight(directory, device if here else None, workers)
+    preflight = Preflight(directory, device if here else None, workers, sharing)
     added: dict[str, str] = {}  # a run but for its training seed, on which nothing here depends -> its name
     for run in runs:
         unseeded = run.training.model_copy(update={"seed": 0})
