@@ -318,6 +318,37 @@ def test_a_check_whose_worker_ends_is_over(
         Forking(tmp_path, ["cpu"], lambda *event: None).run(runs)
 
 
+# In the process that builds it CUDA behaves as after a failed assertion in one of its kernels.
+BREAKS_CUDA = """
+import torch
+
+class Breaking(Mine):
+    def build(self, context):
+        def empty_cache():
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        torch.cuda.is_initialized, torch.cuda.empty_cache = lambda: True, empty_cache
+        empty_cache()
+"""
+
+
+def test_a_worker_whose_device_broke_leaves_the_rest_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PLUGIN + BREAKS_CUDA)
+    runs = [*tiny_runs(0, strategy="mine.py:Breaking"), *tiny_runs(0)]
+    events: list[tuple[str, str | None]] = []
+    engine = Forking(tmp_path, ["cpu"], lambda kind, name, content: events.append((kind, name)))
+    engine.run(runs, checked=True)
+    broken, good = (run.run_name for run in runs)
+    assert [event for event in events if event[0] != "progress"] == [
+        ("started", broken), ("failed", broken), ("found", broken), ("started", good), ("done", good)
+    ]  # fmt: skip
+    assert engine.started == 2
+    failure = RunFolder(tmp_path / "runs" / broken).read_failure()
+    assert failure["kind"] == "error" and "device-side assert" in failure["exception"]
+
+
 def test_workers_on_other_devices_need_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two devices of one worker each: the disk has to hold the checkpoints of both, their memory those of one."""
     runs = tiny_runs(0, 1)

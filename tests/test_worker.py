@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import store
 from benchmark.claims import Hold
 from benchmark.config import RunConfig, load
 from benchmark.engines import worker
@@ -116,12 +118,34 @@ def test_out_of_memory_alone_is_a_failure(place: Path, times: int, shared: bool,
     assert (failure["kind"], failure["attempt"], failure["again"]) == ("out of memory", attempts, None)
 
 
+def test_memory_that_cuda_itself_misses_is_tried_again_alone(place: Path) -> None:
+    (mine,) = runs("mine.py:Mine")
+    events = carried_out(place, "1 torch.AcceleratorError('CUDA error: out of memory')", [mine], shared=True)
+    assert [event[0] for event in events] == ["started", "postponed", "started", "done"]
+
+
+def test_a_run_is_not_postponed_where_that_cannot_be_recorded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would come again and again."""
+    (mine,) = runs("mine.py:Mine")
+
+    def full(path: Path, value: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(store, "write_json", full)
+    events = carried_out(place, f"3 {OUT_OF_MEMORY}", [mine], shared=True)
+    assert [event[0] for event in events] == ["started", "failed"]
+
+
 @pytest.mark.parametrize(
     ("what", "kind"),
     [
         ("ValueError('no')", "error"),
         ("OSError(28, 'No space left on device')", "disk full"),
         ("MemoryError()", "out of memory"),
+        ("torch.AcceleratorError('CUDA error: out of memory')", "out of memory"),
+        ("RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')", "out of memory"),
+        ("RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED')", "out of memory"),
+        ("torch.AcceleratorError('CUDA error: device-side assert triggered')", "error"),
         ("__import__('benchmark.errors').errors.UserError('no')", "user error"),
         ("__import__('strategies.template').template.NonFiniteLossError('no')", "non-finite loss"),
     ],

@@ -8,6 +8,7 @@ number of machines that share the folder, may call `work(directory)` at once, co
 from __future__ import annotations
 
 import errno
+import re
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from benchmark.plan import planned_runs
 from benchmark.store import AlreadyRunning, ClaimLost, RunFolder
 
 Listener = Callable[[str, str | None, Any], None]  # kind of event, run name, content
+# what CUDA itself and its libraries say beside other processes; torch's own allocator raises an OutOfMemoryError
+OUT_OF_MEMORY = re.compile("CUDA error: out of memory|STATUS_ALLOC_FAILED|DefaultCPUAllocator: can't allocate memory")
 MOST_DEATHS = 3  # of workers, one after the other, over one run that does not move on
 
 
@@ -64,7 +67,8 @@ def work(
     Raises
     ------
     UserError : sweep.json cannot be read, or a run needs code that is not allowed. Nothing was started.
-    Interrupted : stopped; uncaught it ends the process with status 75, and whoever requeues on 75 goes on.
+    Interrupted : stopped; uncaught it ends the process with status 75, and whoever requeues on 75 goes on. So does a
+        worker whose run left its device unusable, as a failed assertion on a GPU does: for this process only.
     """
     began = time.time() if since is None else since
     stop = stop or StopRequest()
@@ -91,6 +95,8 @@ def work(
                     return
                 with devices.used(device, alone):
                     kind, _ = carry_out(run, folder, device, listen, stop, shared and not alone, lease, began)
+                    if kind != "skipped":
+                        _free_memory()
                 if kind in ("done", "failed"):
                     del left[name]  # even if a full disk kept the failure from being recorded
                 took_one |= kind != "skipped"
@@ -160,7 +166,6 @@ def carry_out(
         return "skipped", str(error)
     except OSError as error:  # the claim itself could not be written
         outcome = "failed", f"{type(error).__name__}: {error}"
-    devices.free_memory()
     listen(outcome[0], folder.name, outcome[1])
     return outcome
 
@@ -203,8 +208,10 @@ def _attempt(
         message = str(error) if isinstance(error, UserError | Killed) else f"{type(error).__name__}: {error}"
         kind = kind_of(error)
         postpone = may_postpone and kind == "out of memory"
-        with suppress(OSError):  # a full disk cannot hold this either
+        try:
             folder.record_failure(kind, message, traceback.format_exc(), again="alone" if postpone else None)
+        except OSError:  # a full disk cannot hold this either
+            postpone = False
         return ("postponed" if postpone else "failed"), message
 
 
@@ -220,11 +227,20 @@ def kind_of(error: BaseException) -> str:
         return "killed"
     if type(error).__name__ == "NonFiniteLossError":
         return "non-finite loss"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    out_of_memory = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or out_of_memory:
         return "out of memory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk full"
     return "error"
+
+
+def _free_memory() -> None:
+    """Give the device's memory back. Raises Interrupted where that fails: another process can use the device."""
+    try:
+        devices.free_memory()
+    except RuntimeError as error:
+        raise Interrupted from error
 
 
 def any_failed(directory: Path, names: Iterable[str]) -> bool:
