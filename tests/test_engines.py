@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import forks
@@ -24,6 +24,7 @@ from benchmark.config import RunConfig, load, validated
 from benchmark.engines.base import InvalidRuns
 from benchmark.engines.device import worker_devices
 from benchmark.engines.local import LocalEngine
+from benchmark.engines.ray import RayEngine
 from benchmark.engines.remote import FolderWatch, Order
 from benchmark.engines.slurm import parse_options
 from benchmark.errors import UserError
@@ -158,6 +159,14 @@ def a_run(**strategy: Any) -> RunConfig:
     return validated({**load("digits").base.model_dump(mode="json"), "strategy": strategy or {"name": "replay"}})
 
 
+def tiny_runs(*seeds: int, strategy: str = "replay") -> list[RunConfig]:
+    return [small_run.config(strategy, **small_run.TINY, training__seed=seed) for seed in seeds]
+
+
+def states(directory: Path, runs: list[RunConfig]) -> list[str]:
+    return [RunFolder(directory / "runs" / run.run_name).state for run in runs]
+
+
 def test_an_order_finds_its_runs_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mine, other = a_run(), a_run(name="finetune")
@@ -245,6 +254,59 @@ def test_a_worker_of_a_cluster_does_not_wait_for_runs_in_the_hands_of_others(tmp
     assert RunFolder(tmp_path / "runs" / run.run_name).state == "pending"
 
 
+class Ray(ModuleType):
+    """Ray as far as the engine uses it: a cluster of one core in this process, whose tasks end before they are asked.
+
+    Only this shows here what a driver does between the tasks; the engine meets a real cluster in tests/engines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.started = 0
+        self.exceptions = SimpleNamespace(RayError=ConnectionError, RayTaskError=RuntimeError)
+
+    def init(self, **options: Any) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def remote(self, **options: Any) -> Callable[..., Any]:
+        def start(work: Callable[..., Any], *arguments: Any) -> Any:
+            self.started += 1
+            assert self.started <= 3, "it starts one worker after the other"
+            return work(*arguments)
+
+        return lambda work: SimpleNamespace(remote=lambda *arguments: start(work, *arguments))
+
+    def wait(self, tasks: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
+        return tasks, []
+
+    def get(self, task: Any) -> Any:
+        return task
+
+
+def test_ray_starts_no_worker_for_a_failure_that_cannot_be_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run's folder cannot be written, and stays pending."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(sys.modules, "ray", cluster := Ray())
+    bad, good = tiny_runs(0, 1)
+    write_plan(tmp_path, [bad, good])
+    folder = RunFolder(tmp_path / "runs" / bad.run_name)
+    folder.path.mkdir(parents=True)
+    folder.checkpoints.symlink_to("nowhere")
+    events: list[tuple[str, str | None, Any]] = []
+    RayEngine(tmp_path, 1, "cpu", lambda *event: events.append(event)).run([bad, good])
+    (message,) = [content for kind, name, content in events if (kind, name) == ("failed", bad.run_name)]
+    assert "a run is not written through a symbolic link" in message
+    assert ("done", good.run_name, None) in events and cluster.started == 1
+    assert states(tmp_path, [bad, good]) == ["pending", "done"]
+
+
 # --- workers of this machine ------------------------------------------------------------------------------------------
 
 
@@ -263,14 +325,6 @@ class Forking(LocalEngine):
         if self.started <= self.kills:
             os.kill(w.process.pid, signal.SIGKILL)
         return w
-
-
-def tiny_runs(*seeds: int, strategy: str = "replay") -> list[RunConfig]:
-    return [small_run.config(strategy, **small_run.TINY, training__seed=seed) for seed in seeds]
-
-
-def states(directory: Path, runs: list[RunConfig]) -> list[str]:
-    return [RunFolder(directory / "runs" / run.run_name).state for run in runs]
 
 
 def test_fail_fast_ends_an_engine_when_a_run_failed_elsewhere(tmp_path: Path) -> None:

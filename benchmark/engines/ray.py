@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class RayEngine:
                     if watch.unclaimed and len(workers.tasks) < at_once:
                         workers.start()
                     workers.look()
+                    watch.hear(workers.failed)
             finally:
                 workers.stop()
 
@@ -86,6 +88,7 @@ class _Workers:
         # not restarted by Ray: whether another worker is needed is for the run folders to say
         self.task = ray.remote(num_cpus=1, num_gpus=self.gpu_share, max_retries=0, max_calls=1)(_work)
         self.tasks: list[Any] = []
+        self.failed: dict[str, str] = {}  # run -> message; a full disk may keep their folders from telling
         self.crashes = 0  # since a worker last ended well
 
     def room(self) -> int:
@@ -98,7 +101,8 @@ class _Workers:
 
     def start(self) -> None:
         """One more, as soon as the cluster has room."""
-        self.tasks.append(self.task.remote(self.order, self.gpu_share < 1 and self.per_gpu > 1))
+        order = replace(self.order, names=tuple(name for name in self.order.names if name not in self.failed))
+        self.tasks.append(self.task.remote(order, self.gpu_share < 1 and self.per_gpu > 1))
 
     def look(self) -> None:
         """Wait a moment, and take those that ended off the list.
@@ -108,7 +112,7 @@ class _Workers:
         ended, self.tasks = self.ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)
         for task in ended:
             try:
-                self.ray.get(task)
+                self.failed |= self.ray.get(task)
                 self.crashes = 0
             except self.ray.exceptions.RayTaskError as error:  # our own code raised
                 cause = error.cause if isinstance(error.cause, Exception) else error
@@ -130,8 +134,17 @@ class _Workers:
         self.tasks = []
 
 
-def _work(order: Order, shared: bool) -> None:
-    """In a process of the cluster: work through the folder; ended by `ray.cancel`, its run is saved."""
+def _work(order: Order, shared: bool) -> dict[str, str]:
+    """In a process of the cluster: work through the folder; ended by `ray.cancel`, its run is saved.
+
+    Returns the runs that failed, and why.
+    """
+    failed: dict[str, str] = {}
+
+    def listen(kind: str, name: str | None, content: Any) -> None:
+        if kind == "failed" and name is not None:
+            failed[name] = content
+
     os.environ["OMP_NUM_THREADS"] = "1"
     with suppress(Interrupted), StopRequest().listening() as stop:
         runs = order.prepare()
@@ -140,8 +153,9 @@ def _work(order: Order, shared: bool) -> None:
         torch.set_num_threads(1)
         work(
             order.directory, runs, device=order.device, shared=shared, code_files=order.code_files,
-            fail_fast=order.fail_fast, stop=stop, since=order.since,
+            fail_fast=order.fail_fast, listen=listen, stop=stop, since=order.since,
         )  # fmt: skip
+    return failed
 
 
 def _ray() -> Any:

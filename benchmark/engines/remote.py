@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,14 @@ class FolderWatch:
                 if self.progress.pop(name, None) is not None:
                     self.listener("interrupted", name, None)
         return bool(self.folders)
+
+    def hear(self, failed: Mapping[str, str]) -> None:
+        """Take the word of workers, run name -> message, for runs whose folders do not tell that they failed."""
+        for name in failed.keys() & self.folders.keys():
+            if self.folders[name].state in ("pending", "interrupted"):
+                del self.folders[name]
+                self.failed = True
+                self.listener("failed", name, failed[name])
 
     def _tell_progress(self, name: str, folder: RunFolder) -> None:
         if name not in self.progress:
