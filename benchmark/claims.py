@@ -22,9 +22,10 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ class Claim:
     heard: float  # when its owner last gave a sign of life
     owner: dict[str, Any]
 
-    def is_alive(self, now: float) -> bool:
-        """Whether its owner may still be at work."""
+    def is_alive(self, now: Callable[[], float]) -> bool:
+        """Whether its owner may still be at work; `now`, as of `clock`, is asked where only the time can tell."""
         if self.owner.get("released"):
             return False
         machine = _machine()
@@ -59,7 +60,7 @@ class Claim:
             start = _process_start(self.owner.get("pid"))
             return start is not None and start == self.owner.get("process_start")
         lease = self.owner.get("lease")
-        return now - self.heard < (lease if isinstance(lease, int | float) else LEASE)
+        return now() - self.heard < (lease if isinstance(lease, int | float) else LEASE)
 
 
 class Hold:
@@ -131,7 +132,7 @@ def hold(folder: Path, lease: float = LEASE, mark: int = 0) -> Iterator[Hold]:
     folder.mkdir(parents=True, exist_ok=True)
     before = newest(folder)
     taken = AlreadyRunning(f"{folder.name} is being run by another process.")
-    if before and before.is_alive(_file_clock(folder)):
+    if before and before.is_alive(lambda: _file_clock(folder)):
         raise taken
     try:
         claim = Hold(folder, before.number + 1 if before else 1, lease, mark)
@@ -147,6 +148,19 @@ def newest(folder: Path) -> Claim | None:
     """The claim that holds, None where there is none."""
     numbers = _numbers(folder)
     return _read(folder, numbers[-1]) if numbers else None
+
+
+def clock(folder: Path) -> Callable[[], float]:
+    """Tells the time of the first call by the clock that dates the claims; this machine's if `folder` is read-only."""
+
+    @cache
+    def now() -> float:
+        try:
+            return _file_clock(folder)
+        except OSError:
+            return time.time()
+
+    return now
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -111,10 +111,11 @@ def _listed(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _lines(records: Sequence[RunRecord]) -> list[Text]:
     """What there is to say about single runs, and the totals."""
+    now = claims.clock(records[0].path.parent) if records else time.time
     lines = [
         Text(f"{printable(record.name)}: {printable(remark)}")
         for record in records
-        for remark in ([_whereabouts(record)] if record.state == "running" else _reasons(record))
+        for remark in ([_whereabouts(record, now)] if record.state == "running" else _reasons(record))
     ]
     left_out = Counter(record.state for record in records) - Counter(record.state for record in _listed(records))
     if left_out:
@@ -142,14 +143,14 @@ def progress(record: RunRecord) -> str:
     return f"{recorded}/{printable(total)}" if recorded or record.stream else ""
 
 
-def _whereabouts(record: RunRecord) -> str:
+def _whereabouts(record: RunRecord, now: Callable[[], float]) -> str:
     """'on node7 (process 412) since 14:03, experience 3/10, epoch 4/12, 512 images/s, about 3 min left'."""
     claim = claims.newest(record.path)
     if claim is None:
         return "just finished"
     owner = claim.owner
     parts = [f"on {owner.get('host', 'an unknown machine')} (process {owner.get('pid', '?')}){_since(owner)}"]
-    silence = time.time() - claim.heard
+    silence = now() - claim.heard
     if silence > claims.LEASE / 2:
         parts.append(f"no sign of life for {duration(silence)}")
     with suppress(LookupError, TypeError, ValueError, ArithmeticError):  # it has told nothing yet, or is a stranger's

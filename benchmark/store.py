@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,10 +87,10 @@ class RunFolder:
             return "done"
         return self.unfinished_state()
 
-    def unfinished_state(self) -> State:
-        """The state of a run known to have no valid result."""
+    def unfinished_state(self, now: Callable[[], float] | None = None) -> State:
+        """The state of a run known to have no valid result; `now` is a `claims.clock` that many runs share."""
         claim = claims.newest(self.path)
-        if claim and claim.is_alive(time.time()):
+        if claim and claim.is_alive(now or claims.clock(self.path)):
             return "running"
         if self.has_failed:
             return "failed"
@@ -261,11 +260,11 @@ def load_runs(directory: str | Path, known: Mapping[str, RunRecord] | None = Non
         raise UserError(f"{directory} holds no results: it has no folder runs/.")
     with os.scandir(runs) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    known = known or {}
-    return [known.get(name) or _load_run(RunFolder(runs / name)) for name in names]
+    known, now = known or {}, claims.clock(runs)
+    return [known.get(name) or _load_run(RunFolder(runs / name), now) for name in names]
 
 
-def _load_run(folder: RunFolder) -> RunRecord:
+def _load_run(folder: RunFolder, now: Callable[[], float]) -> RunRecord:
     problems: list[str] = []
     result: dict[str, Any] | None = None
     try:
@@ -293,7 +292,7 @@ def _load_run(folder: RunFolder) -> RunRecord:
     started = result is not None
     stream, environment = part(folder.stream, required=started), part(folder.environment, required=started)
     failure = {} if result is not None else part(folder.failure, required=False)
-    state: State | Literal["damaged"] = "done" if result is not None else folder.unfinished_state()
+    state: State | Literal["damaged"] = "done" if result is not None else folder.unfinished_state(now)
     return RunRecord(
         name=folder.name,
         path=folder.path,

@@ -15,6 +15,7 @@ import pytest
 
 from benchmark import claims, files
 from benchmark.claims import AlreadyRunning, ClaimLost, hold, newest
+from benchmark.store import RunFolder, load_runs
 
 ELSEWHERE = {"host": "far", "pid": 1, "process_start": 1, "machine": "another boot", "since": 0.0, "lease": 100.0}
 
@@ -22,7 +23,7 @@ ELSEWHERE = {"host": "far", "pid": 1, "process_start": 1, "machine": "another bo
 def write_claim(folder: Path, number: int = 1, age: float = 0.0, **changes: Any) -> Path:
     """A claim file as another worker may have left it, `age` seconds ago."""
     path = folder / f"claim.{number:04d}.json"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps({**ELSEWHERE, **changes}))
     heard = time.time() - age
     os.utime(path, (heard, heard))
@@ -176,6 +177,46 @@ def test_a_wrong_clock_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(claims.time, "time", lambda: now + 10_000)
     with pytest.raises(AlreadyRunning), hold(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("wrong", [-10_000, 300, 10_000])
+def test_states_are_told_by_the_clock_of_the_file_system(
+    tmp_path: Path, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run which cannot be claimed is shown as running, and no other, whatever this machine's clock says."""
+    for name, age in (("alive", 0), ("dead", 110)):
+        write_claim(tmp_path / "runs" / name, age=age)
+        files.write_json(tmp_path / "runs" / name / "config.json", {"strategy": "replay"})
+    now = time.time()
+    monkeypatch.setattr(claims.time, "time", lambda: now + wrong)
+    assert [record.state for record in load_runs(tmp_path)] == ["running", "pending"]
+    assert [RunFolder(tmp_path / "runs" / name).state for name in ("alive", "dead")] == ["running", "pending"]
+    left = sorted(path.name for path in (tmp_path / "runs").rglob("*") if path.name != "config.json")
+    assert left == ["alive", "claim.0001.json", "claim.0001.json", "dead"]
+
+
+def test_a_listing_asks_for_the_time_once_and_only_if_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder may hold ten thousand runs; and one that cannot be written to is read by this machine's clock."""
+    asked: list[Path] = []
+    file_clock = claims._file_clock
+    monkeypatch.setattr(claims, "_file_clock", lambda folder: (asked.append(folder), file_clock(folder))[1])
+    write_claim(tmp_path / "runs" / "over", released=True)
+    with hold(tmp_path / "runs" / "here"):
+        load_runs(tmp_path)
+        assert not asked
+    for name in ("one", "two", "three"):
+        write_claim(tmp_path / "runs" / name)
+        files.write_json(tmp_path / "runs" / name / "config.json", {"strategy": "replay"})
+    load_runs(tmp_path)
+    assert asked == [tmp_path / "runs"]
+
+    def read_only(folder: Path) -> float:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(claims, "_file_clock", read_only)
+    assert [record.state for record in load_runs(tmp_path)].count("running") == 3
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"lease": "long"}', "\x00" * 50])

@@ -77,16 +77,21 @@ def test_progress_that_means_nothing_is_left_out(
     assert f"on {platform.node()} (process {os.getpid()})" in out and "left" not in out and "since" not in out
 
 
-def test_silence_is_told_before_it_is_death(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A worker of another machine, whose process cannot be looked at."""
+@pytest.mark.parametrize("wrong", [0, 3600])
+def test_silence_is_told_before_it_is_death(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """A worker of another machine, whose process cannot be looked at; this one's clock may be wrong."""
     folder = a_folder(tmp_path)
     with folder.claim() as held:
         tell(folder, held, machine="elsewhere", host="node7", pid=412)
         assert "on node7 (process 412) since" in printed(tmp_path, capfd)
         past = time.time() - 0.75 * LEASE
         os.utime(held.path, (past, past))
+        right = time.time
+        monkeypatch.setattr(time, "time", lambda: right() + wrong)
         assert "no sign of life for 2 min" in printed(tmp_path, capfd)
-        past = time.time() - 1.1 * LEASE
+        past = right() - 1.1 * LEASE
         os.utime(held.path, (past, past))
         assert "0/5 1 runs: 1 pending" in printed(tmp_path, capfd)  # others may have it
 
