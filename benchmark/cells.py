@@ -197,13 +197,17 @@ def about(summary: pd.DataFrame) -> list[str]:
         lines.append(
             f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}{more}."
         )
-    if summary.attrs.get("held_out"):
-        lines.append(TRIALS)
+    lines += trials(summary)
     rows = label_rows(summary)
     if any(rows.groupby("setting")[column].nunique().max() > 1 for column in grouping.RESOLVED):
         lines.append("Methods of one setting ran with unlike precision or compile, which may be part of a difference.")
     protocol = grouping.protocol_notes(rows)
     return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
+
+
+def trials(frame: pd.DataFrame) -> list[str]:
+    """What is said of a summary or curves frame with trials in it, [] of any other."""
+    return [TRIALS] if frame.attrs.get("held_out") else []
 
 
 def _cell(show: Show, mean: float, sd: float, n: int, done: int, expected: int, failed: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping, palette
-from benchmark.cells import BOUNDS, LOWER_IS_BETTER, TITLES, TRIALS
+from benchmark.cells import BOUNDS, LOWER_IS_BETTER, TITLES, trials
 from benchmark.errors import UserError
 from benchmark.pairs import paired_scores, score_differences
 from benchmark.report import classes
@@ -56,7 +56,6 @@ def collect(
     directory: str | Path, records: Sequence[RunRecord], summary: pd.DataFrame, curves: pd.DataFrame
 ) -> dict[str, Any]:
     """The page's data. `records` are all runs of `directory`, `summary` and `curves` those of `summarise_runs`."""
-    trials = [TRIALS] * bool(summary.attrs.get("held_out"))
     rows = grouping.label_rows(summary)
     rows.attrs = {}  # pandas copies them with every operation
     settings = grouping.setting_order(rows)
@@ -72,7 +71,7 @@ def collect(
         "name": Path(directory).resolve().name,
         "states": {state: count for state in STATES if (count := sum(record.state == state for record in records))},
         "problems": _plan_problem(directory),
-        "protocol": [*trials, *grouping.protocol_notes(rows)] if len(rows) else [],
+        "protocol": [*trials(summary), *grouping.protocol_notes(rows)] if len(rows) else [],
         "seeds": grouping.seeds_note(rows),
         "groups": _groups(records),
         "metrics": [_about_metric(name) for name in metrics],
