@@ -9,7 +9,7 @@ import numpy as np
 from benchmark import grouping
 from benchmark.errors import UserError
 from benchmark.figures import style
-from benchmark.figures.results import NotDrawn, Results, own_rows
+from benchmark.figures.results import NotDrawn, Results, own_rows, renamed
 from benchmark.pairs import paired_differences, paired_scores
 from benchmark.statistics import average_ranks, mean_interval
 from benchmark.summary import text
@@ -62,7 +62,7 @@ def dgr_parts(results: Results) -> Figure:
             right.hlines(y, interval.low, interval.high, color=colour, linewidth=1.2)
             right.plot(pairs.mean(), y, "o", color=colour, ms=4)
         right.axvline(0, color=style.NEW, linewidth=1)
-        left.set_yticks(range(len(rows)), [_row_name(label) for label in rows])
+        left.set_yticks(range(len(rows)), [renamed(label, DGR_ROWS) for label in rows])
         left.set_ylim(len(rows) - 0.5, -0.5)
         left.set_xlabel(LABEL)
         right.set_xlabel("Difference to DGR (points)")
@@ -70,7 +70,7 @@ def dgr_parts(results: Results) -> Figure:
             figure,
             "Left: small dots are runs, large ones means. Right: mean of paired differences with its 95 % interval "
             f"(paired t unless there are enough orders); {style.seeds(set(scores.notna().sum()))}.",
-            part.protocol(),
+            *part.notes(),
         )
     return figure
 
@@ -99,14 +99,14 @@ def exemplars(results: Results) -> Figure:
                 low, high = grouped["mean"] - grouped["std"], grouped["mean"] + grouped["std"]
                 axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 axis.plot(x, grouped["mean"], **look)
-            unit = {"per_class": " per class", "total": " in total"}[str(frame["memory_mode"].iloc[0])]
+            unit = {"per_class": " per class", "total": " in total"}.get(str(frame["memory_mode"].iloc[0]), "")
             axis.set_xlabel(axes_of[column] + (unit if column == "memory_budget" else ""))
             axis.set_xticks(sorted({float(value) for value in frame[column]}))
         axes[0].set_ylabel(LABEL)
         _legend(figure, methods, looks)
         counts = {int(n) for f in rows.values() for n in f.groupby(["base", "memory_budget", "rho"])["run"].nunique()}
-        protocols = dict.fromkeys(part.protocol() for part in parts.values())
-        style.note(figure, f"Line: mean over {style.seeds(counts)}; band: ± 1 standard deviation.", *protocols)
+        notes = dict.fromkeys(note for part in parts.values() for note in part.notes())
+        style.note(figure, f"Line: mean over {style.seeds(counts)}; band: ± 1 standard deviation.", *notes)
     return figure
 
 
@@ -152,7 +152,7 @@ def compute(results: Results) -> Figure:
         passes = " A pass: an image forward; backward counts as two more." if "compute" in costs else ""
         style.note(
             figure, f"Mean ± 1 standard deviation over {style.seeds(counts)}. With teachers and second stages.{passes}",
-            part.protocol(),
+            *part.notes(),
         )  # fmt: skip
     return figure
 
@@ -198,7 +198,7 @@ def ranks(results: Results) -> Figure:
             figure,
             f"Average rank over {found.blocks} blocks of {found.block_kind}, 1 is best; methods under one bar are not "
             f"told apart at 5 % (Nemenyi).{without if left_out else ''}",
-            rows.protocol(),
+            *rows.notes(),
         )
     return figure
 
@@ -206,11 +206,6 @@ def ranks(results: Results) -> Figure:
 def _labelled(part: Results) -> pd.DataFrame:
     """Summary rows by the method's own classifier, with labels."""
     return grouping.label_rows(own_rows(part.summary))
-
-
-def _row_name(label: str) -> str:
-    strategy, _, options = label.partition(" ")
-    return DGR_ROWS[strategy] + (f" {options}" if options else "")
 
 
 def _legend(figure: Figure, methods: list[str], looks: dict[str, dict[str, Any]]) -> None:

@@ -25,7 +25,8 @@ def confusion(results: Results) -> Figure:
     if not matrices:
         raise NotDrawn("no run kept its confusion matrices")
     methods = [name for name in part.methods() if name in matrices][:MOST]
-    shown = {method: np.log1p(matrices[method]) for method in methods}
+    means = {method: matrices[method].mean(axis=0) for method in methods}
+    shown = {method: np.log1p(mean) for method, mean in means.items()}
     largest = max(matrix.max() for matrix in shown.values())
     borders = np.cumsum(part.sizes[:-1]) - 0.5
     with style.styled():
@@ -41,7 +42,7 @@ def confusion(results: Results) -> Figure:
                 axis.axhline(border, color="white", linewidth=0.7, linestyle=(0, (3, 2)))
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.get_major_locator().set_params(integer=True)
-            style.title(axis, method, f"{100 * np.trace(matrices[method]) / matrices[method].sum():.1f} %")
+            style.title(axis, method, f"{100 * np.trace(means[method]) / means[method].sum():.1f} %")
         for axis in axes[::columns]:
             axis.set_ylabel("True class")
         for axis in axes[-columns:]:
@@ -52,12 +53,7 @@ def confusion(results: Results) -> Figure:
         style.note(
             figure,
             f"Classes in order of arrival, dashed: borders of experiences; mean over "
-            f"{style.seeds(_runs(part, methods))}; in the titles the accuracy on all classes.",
-            part.protocol(),
+            f"{style.seeds({len(matrices[method]) for method in methods})}; in the titles the accuracy on all classes.",
+            *part.notes(),
         )
     return figure
-
-
-def _runs(part: Results, methods: list[str]) -> set[int]:
-    labels = list(part.labels.values())
-    return {labels.count(method) for method in methods}

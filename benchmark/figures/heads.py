@@ -55,7 +55,7 @@ def head_norms(results: Results) -> Figure:
             figure,
             "Spread: standard deviation over classes of the mean norm, in percent of the mean norm. Rows of a cosine "
             f"head are normalised: their norm is one. Mean over {style.seeds(_runs(norms, methods))}.",
-            part.protocol(),
+            *part.notes(),
         )
     return figure
 
@@ -84,7 +84,7 @@ def weights_biases(results: Results) -> Figure:
             figure,
             f"Dot: a class, mean over {style.seeds(_runs(norms, methods))}; line: mean of the group. The rows of a "
             "cosine head are normalised: every norm is its learned scale. bic's correction comes after these logits.",
-            part.protocol(),
+            *part.notes(),
         )
     return figure
 
@@ -99,7 +99,7 @@ def _old_and_new(axis: object, place: int, values: FloatArray, num_old: int) -> 
 
 def _recorded(results: Results) -> tuple[Results, Classes]:
     """A setting whose runs recorded norms, and the norms that act: (runs, classes) per method."""
-    for part in (results.one_step, *results.settings) if results.settings else ():
+    for part in (results.one_step, *results.streams):
         norms = part.diagnostics(-1, "weight_norm")
         if norms and part.tasks > 1:
             return part, {method: _acting(part, method, values) for method, values in norms.items()}

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.figures import style
-from benchmark.figures.results import FloatArray, NotDrawn, Results
+from benchmark.figures.results import FloatArray, NotDrawn, Results, image_counts, share_order
 from benchmark.figures.stream import exemplars
+from benchmark.store import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,42 +22,66 @@ def lost_samples(results: Results) -> Figure:
     """Forgetting of every old class against the training images it lost, by method.
 
     Forgetting: best recall before the last experience minus recall after it. Lost: images of its own experience minus
-    exemplars. One dot a class, mean over seeds; in the title Spearman's rank correlation.
+    exemplars. In the title Spearman's rank correlation. One dot a class, mean over seeds; where the class order differs
+    between runs, one dot a class of a run, and the mean of the runs' correlations.
     """
-    from scipy import stats
-
     part, recalls = _recorded(results)
-    num_old = sum(part.sizes[:-1])
-    lost = part.image_counts[:num_old] - exemplars(part, num_old)
-    methods = [name for name in part.methods() if name in recalls][:MOST]
+    runs = part.only(set(recalls)).records
+    num_old, together = sum(part.sizes[:-1]), share_order(runs)
+    lost = {record.name: _lost(record, num_old) for record in runs}
+    by_method = part.by_method({name: (lost[name], recalls[name]) for name in recalls})
+    methods = [name for name in part.methods() if name in by_method][:MOST]
+    largest = max(float(values.max()) for values in lost.values())
     with style.styled():
         columns = style.columns(f"{method}: +0.00" for method in methods)
         figure, axes = style.panels(
             len(methods), columns, (7.2 / columns, 1.8), extra=(0.0, 0.2), sharex=True, sharey=True
         )
         for axis, method in zip(axes, methods, strict=True):
-            forgotten = 100 * class_forgetting(recalls[method], num_old).mean(axis=0)
-            known = np.isfinite(forgotten)
+            x, tables = map(np.stack, zip(*by_method[method], strict=True))
+            y = class_forgetting(tables, num_old)
+            if together:
+                x, y = x[:1], y.mean(axis=0, keepdims=True)
+            y = 100 * y
             axis.axhline(0, color="0.3", linewidth=0.6)
-            axis.scatter(lost[known], forgotten[known], s=16, color=style.OLD, alpha=0.8, linewidth=0)
+            size, alpha = (16, 0.8) if together else (9, 0.5)
+            axis.scatter(x[np.isfinite(y)], y[np.isfinite(y)], s=size, color=style.OLD, alpha=alpha, linewidth=0)
             axis.set_xscale("symlog", linthresh=10, linscale=0.6)
-            axis.set_xlim(-2, 1.5 * max(10.0, lost.max()))
+            axis.set_xlim(-2, 1.5 * max(10.0, largest))
             axis.xaxis.set_major_formatter("{x:g}")
-            with np.errstate(invalid="ignore"):
-                varies = len(set(lost[known])) > 1 and len(set(forgotten[known])) > 1
-                rank = stats.spearmanr(lost[known], forgotten[known]).statistic if varies else float("nan")
-            style.title(axis, method, f"{round(rank, 2) + 0.0:+.2f}".replace("-", "−") if rank == rank else "–")
+            ranks = [rank for rank in map(correlation, x, y) if rank is not None]
+            shown = f"{round(float(np.mean(ranks)), 2) + 0.0:+.2f}".replace("-", "−") if ranks else "–"
+            style.title(axis, method, shown)
         for axis in axes[::columns]:
             axis.set_ylabel("Forgetting (points)")
         for axis in axes[-columns:]:
             axis.set_xlabel("Lost images")
-        style.note(
-            figure,
-            f"Dot: a class, mean over {style.seeds({len(recalls[method]) for method in methods})}; in the titles "
-            "Spearman's rank correlation over classes.",
-            part.protocol(),
-        )
+        style.note(figure, _caption({len(by_method[method]) for method in methods}, together), *part.notes())
     return figure
+
+
+def _caption(counts: set[int], together: bool) -> str:
+    if together:
+        return f"Dot: a class, mean over {style.seeds(counts)}; in the titles Spearman's rank correlation over classes."
+    return (
+        f"Dot: a class of one run; {style.seeds(counts)}, whose class orders differ; in the titles Spearman's rank "
+        "correlation over the classes of a run, mean over runs."
+    )
+
+
+def _lost(record: RunRecord, num_old: int) -> FloatArray:
+    """Images of each old class that are no exemplars at the end."""
+    return image_counts(record)[:num_old] - exemplars(record, num_old)
+
+
+def correlation(lost: FloatArray, forgotten: FloatArray) -> float | None:
+    """Spearman's rank correlation over classes with a known value; None where one of the two does not vary."""
+    from scipy import stats
+
+    known = np.isfinite(forgotten)
+    if len(set(lost[known])) < 2 or len(set(forgotten[known])) < 2:
+        return None
+    return float(stats.spearmanr(lost[known], forgotten[known]).statistic)
 
 
 def class_forgetting(recalls: FloatArray, num_old: int) -> FloatArray:
@@ -66,7 +91,8 @@ def class_forgetting(recalls: FloatArray, num_old: int) -> FloatArray:
 
 
 def _recorded(results: Results) -> tuple[Results, dict[str, FloatArray]]:
-    for part in results.settings:
+    """A setting of two experiences or more, and the recalls of its runs."""
+    for part in results.streams:
         recalls = part.recalls() if part.tasks > 1 else {}
         if recalls:
             return part, recalls

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmark import grouping
 from benchmark.accounting import run_cost
+from benchmark.cells import trials
+from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.figures.style import PRINCIPAL
 from benchmark.overrides import parse_override
-from benchmark.store import DamagedFile, RunFolder, RunRecord, load_runs, read_bytes, read_jsonl
+from benchmark.report.classes import Unreadable, last_confusion, stream_of
+from benchmark.store import RunFolder, RunRecord, load_runs, read_jsonl
 from benchmark.summary import summarise_runs, text
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 Classes = dict[str, FloatArray]  # method -> (runs, classes), classes in order of arrival
+T = TypeVar("T")
 
 # Methods whose paper classifies by nearest mean of exemplars; elsewhere the head speaks for the method.
 BY_MEANS = ("icarl", "icarl_bsce")
@@ -44,12 +47,14 @@ class Results:
     def load(cls, directory: str | Path, where: Sequence[str] = ()) -> Results:
         """The finished runs of DIR whose config agrees with every `key=value`; a list of values means any of them.
 
+        A run that names no strategy belongs to no method and is left out.
+
         Raises
         ------
         UserError : DIR holds no results, or a condition is no key=value.
         """
         conditions = [parse_override(condition) for condition in where]
-        records = [record for record in load_runs(directory) if record.state == "done"]
+        records = [record for record in load_runs(directory) if record.state == "done" and _names_strategy(record)]
         return cls(tuple(record for record in records if all(_agrees(record, *c) for c in conditions)))
 
     @cached_property
@@ -75,9 +80,26 @@ class Results:
     @cached_property
     def settings(self) -> list[Results]:
         """One part per setting (dataset, stream, memory, training), the one with most methods and runs first."""
-        groups: dict[tuple[str, ...], set[str]] = {}
+        return self._parts(lambda record: None)
+
+    @cached_property
+    def streams(self) -> list[Results]:
+        """As `settings`, of the runs that say what their stream was; those with other experiences are apart.
+
+        Raises NotDrawn without such a run.
+        """
+        known = Results(tuple(record for record in self.records if _has_stream(record)))
+        if not known.records:
+            raise NotDrawn("no finished run has a readable stream.json and a memory in its config.json")
+        return known._parts(lambda record: tuple(record.stream["sizes"]))
+
+    def _parts(self, apart: Callable[[RunRecord], Any]) -> list[Results]:
+        """The settings; in each, runs of which `apart` differs go to different parts."""
+        differs = {record.name: apart(record) for record in self.records}
+        groups: dict[Any, set[str]] = {}
         for row in self.summary.to_dict("records"):
-            groups.setdefault(tuple(text(row[column]) for column in grouping.SETTING), set()).add(row["run"])
+            setting = tuple(text(row[column]) for column in grouping.SETTING)
+            groups.setdefault((setting, differs[row["run"]]), set()).add(row["run"])
         parts = [self.only(runs) for runs in groups.values()]
         return sorted(parts, key=lambda part: (-part.summary["strategy"].nunique(), -len(part.records)))
 
@@ -90,9 +112,9 @@ class Results:
 
     @property
     def one_step(self) -> Results:
-        """The setting with two experiences if two methods have run there, else `main`."""
-        short = [part for part in self.settings if part.tasks == 2 and part.summary["strategy"].nunique() > 1]
-        return short[0] if short else self.main
+        """Of `streams`, the one with two experiences if two methods have run there, else the first."""
+        short = [part for part in self.streams if part.tasks == 2 and part.summary["strategy"].nunique() > 1]
+        return (short or self.streams)[0]
 
     def varying(self, column: str) -> Results:
         """The settings that differ in `column` alone, with the methods that ran under more than one of its values.
@@ -101,7 +123,7 @@ class Results:
         """
         rest = [name for name in grouping.SETTING if name != column]
         groups: dict[tuple[str, ...], dict[str, dict[str, set[str]]]] = {}
-        for row in self.summary.to_dict("records"):
+        for row in self.summary[self.summary[column].notna()].to_dict("records"):
             group = groups.setdefault(tuple(text(row[name]) for name in rest), {})
             group.setdefault(row["strategy"], {}).setdefault(text(row[column]), set()).add(row["run"])
         best: dict[str, dict[str, set[str]]] = {}
@@ -121,24 +143,16 @@ class Results:
         return len(self.sizes)
 
     @property
-    def stream(self) -> dict[str, Any]:
-        """stream.json of the first run."""
-        return self.records[0].stream
-
-    @property
     def sizes(self) -> list[int]:
         """Classes per experience of the first run."""
-        return [int(size) for size in self.stream["sizes"]]
-
-    @property
-    def image_counts(self) -> FloatArray:
-        """Training images per class in order of arrival, of the first run."""
-        return np.asarray(self.stream.get("train_counts") or self.stream["profile_counts"], dtype=np.float64)
+        return [int(size) for size in self.records[0].stream["sizes"]]
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Run -> method's label, without its classifier."""
-        rows = grouping.label_rows(self.summary)
+        """Run -> method's label, without its classifier. Raises UserError when runs of one must not be averaged."""
+        rows = grouping.label_rows(self.summary).drop_duplicates("run")
+        for cell, runs in rows.groupby(["base", "setting"]):
+            grouping.check_comparable(runs, *map(str, cell))
         return dict(zip(rows["run"], rows["base"], strict=True))
 
     def methods(self, limit: int | None = None) -> list[str]:
@@ -151,81 +165,92 @@ class Results:
 
         return sorted(strategy, key=place)[:limit]
 
-    def diagnostics(self, experience: int, key: str) -> Classes:
-        """One recorded list per class after an experience (-1: the last), of the methods that have it."""
-        found: dict[str, list[list[float]]] = {}
+    def read(self, of: Callable[[RunRecord], T | None]) -> dict[str, T]:
+        """Run -> what `of` finds in its files; runs where these are missing, damaged or foreign are left out."""
+        found: dict[str, T] = {}
         for record in self.records:
             try:
-                lines = RunFolder(record.path).read_diagnostics()
-                value = lines[experience][key]
-            except (OSError, DamagedFile, IndexError, KeyError):
+                value = of(record)
+            except (OSError, LookupError, TypeError, ValueError):  # DamagedFile and Unreadable are ValueErrors
                 continue
-            if isinstance(value, list):
-                found.setdefault(self.labels[record.name], []).append(value)
-        return {method: np.asarray(values, dtype=np.float64) for method, values in found.items() if _is_table(values)}
+            if value is not None:
+                found[record.name] = value
+        return found
+
+    def by_method(self, found: Mapping[str, T]) -> dict[str, list[T]]:
+        """Method -> the values of its runs."""
+        values: dict[str, list[T]] = {}
+        for run, value in found.items():
+            values.setdefault(self.labels[run], []).append(value)
+        return values
+
+    def diagnosed(self, experience: int, key: str) -> dict[str, FloatArray]:
+        """Run -> a recorded number per class seen in an experience (-1: the last)."""
+        seen = sum(self.sizes[: experience % self.tasks + 1])
+
+        def read(record: RunRecord) -> FloatArray | None:
+            values = np.asarray(self._diagnostics(record)[experience][key], dtype=np.float64)
+            return values if values.shape == (seen,) else None
+
+        return self.read(read)
+
+    def diagnostics(self, experience: int, key: str) -> Classes:
+        """As `diagnosed`, by method."""
+        found = self.by_method(self.diagnosed(experience, key))
+        return {method: np.stack(values) for method, values in found.items()}
 
     def scales(self) -> dict[str, FloatArray]:
         """The learned scale of cosine heads after the last experience, (runs,) per method that has one."""
-        found: dict[str, list[float]] = {}
-        for record in self.records:
-            try:
-                scale = RunFolder(record.path).read_diagnostics()[-1]["scale"]
-            except (OSError, DamagedFile, IndexError, KeyError):
-                continue
-            if isinstance(scale, int | float):
-                found.setdefault(self.labels[record.name], []).append(float(scale))
-        return {method: np.asarray(values) for method, values in found.items()}
+
+        def read(record: RunRecord) -> float | None:
+            scale = self._diagnostics(record)[-1]["scale"]
+            return None if scale is None else float(scale)
+
+        return {method: np.asarray(values) for method, values in self.by_method(self.read(read)).items()}
+
+    def _diagnostics(self, record: RunRecord) -> list[dict[str, Any]]:
+        lines = RunFolder(record.path).read_diagnostics()
+        return lines if len(lines) == self.tasks else []
 
     def costs(self, name: str) -> dict[str, list[float]]:
         """A figure of `accounting.run_cost` of every run that has it, by method."""
-        found: dict[str, list[float]] = {}
-        for record in self.records:
-            try:
-                value = run_cost(read_jsonl(RunFolder(record.path).cost)).get(name)
-            except (OSError, DamagedFile, KeyError, TypeError, ValueError):
-                continue
-            if value is not None:
-                found.setdefault(self.labels[record.name], []).append(float(value))
-        return found
+        costs = self.read(lambda record: float(run_cost(read_jsonl(RunFolder(record.path).cost))[name]))
+        return self.by_method(costs)
 
     def recalls(self) -> dict[str, FloatArray]:
-        """Method -> (runs, experiences, classes), nan for classes not seen yet, by the method's own classifier."""
-        found: dict[str, list[FloatArray]] = {}
-        for record in self.records:
-            try:
-                lines = read_jsonl(RunFolder(record.path).metrics)
-                table = np.full((len(lines), sum(self.sizes)), np.nan)
-                for t, line in enumerate(lines):
-                    counted = line["classifiers"][own_classifier(record, line["classifiers"])]
-                    correct, total = np.asarray(counted["correct"], float), np.asarray(counted["total"], float)
-                    table[t, : len(total)] = np.where(total > 0, correct / np.maximum(total, 1), np.nan)
-            except (OSError, DamagedFile, KeyError, ValueError, TypeError):
-                continue
-            if len(lines) == self.tasks:
-                found.setdefault(self.labels[record.name], []).append(table)
-        return {method: np.stack(tables) for method, tables in found.items()}
+        """Run -> (experiences, classes), nan for classes not seen yet, by the method's own classifier."""
+
+        def read(record: RunRecord) -> FloatArray | None:
+            lines = read_jsonl(RunFolder(record.path).metrics)
+            table = np.full((len(lines), sum(self.sizes)), np.nan)
+            for t, line in enumerate(lines):
+                counted = line["classifiers"][own_classifier(record, line["classifiers"])]
+                correct, total = np.asarray(counted["correct"], float), np.asarray(counted["total"], float)
+                table[t, : len(total)] = np.where(total > 0, correct / np.maximum(total, 1), np.nan)
+            return table if len(lines) == self.tasks else None
+
+        return self.read(read)
 
     def confusions(self) -> dict[str, FloatArray]:
-        """Method -> mean over runs of the last confusion matrix (true, predicted) in images, by its own classifier."""
-        found: dict[str, list[FloatArray]] = {}
-        for record in self.records:
-            files = sorted(RunFolder(record.path).confusion.glob("*.npz"))
-            try:
-                with np.load(io.BytesIO(read_bytes(files[-1])), allow_pickle=False) as arrays:
-                    matrix = np.asarray(arrays[own_classifier(record, arrays)], dtype=np.float64)
-            except (OSError, IndexError, KeyError, ValueError):
-                continue
-            if matrix.shape == (sum(self.sizes),) * 2:
-                found.setdefault(self.labels[record.name], []).append(matrix)
-        return {method: np.mean(matrices, axis=0) for method, matrices in found.items()}
+        """Method -> (runs, true, predicted): the last confusion matrices in images, by its own classifier."""
+
+        def read(record: RunRecord) -> FloatArray:
+            matrices = last_confusion(record, sum(self.sizes))
+            return np.asarray(matrices[own_classifier(record, matrices)], dtype=np.float64)
+
+        return {method: np.stack(matrices) for method, matrices in self.by_method(self.read(read)).items()}
+
+    def notes(self) -> list[str]:
+        """What stands under every figure: dataset and protocol, and whether these are trials."""
+        return [self.protocol(), *trials(self.summary)]
 
     def protocol(self) -> str:
         """Dataset and protocol in one sentence."""
         rows = grouping.label_rows(self.summary)
         stream, training = grouping.protocol_notes(rows)
-        classes = sorted({sum(record.stream["sizes"]) for record in self.records})
+        classes = sorted({sum(record.stream["sizes"]) for record in self.records if _has_stream(record)})
         dataset = rows["dataset"].map(text).iloc[0]
-        if rows["dataset"].nunique() == 1:
+        if classes and rows["dataset"].nunique() == 1:
             stream = stream.replace(dataset, f"{dataset} ({' / '.join(map(str, classes))} classes)", 1)
         return f"{stream.removeprefix('Stream: ').rstrip('.')}; {training.removeprefix('Training: ')}"
 
@@ -236,6 +261,28 @@ def own_classifier(record: RunRecord, found: Mapping[str, Any] | Any) -> str:
     if strategy_of(record) in BY_MEANS and "nme" in names:
         return "nme"
     return "head" if "head" in names else names[0]
+
+
+def image_counts(record: RunRecord) -> FloatArray:
+    """Training images per class in order of arrival."""
+    return np.asarray(record.stream.get("train_counts") or record.stream["profile_counts"], dtype=np.float64)
+
+
+def share_order(records: Sequence[RunRecord]) -> bool:
+    """Whether the class at one place of the order of arrival is the same in all runs, and has as many images."""
+    orders = {str(record.stream.get("class_order")) for record in records}
+    return len(orders) == 1 and share_counts(records)
+
+
+def share_counts(records: Sequence[RunRecord]) -> bool:
+    """Whether the class at one place of the order of arrival has as many images in all runs."""
+    return len({tuple(image_counts(record)) for record in records}) == 1
+
+
+def renamed(label: str, names: Mapping[str, str]) -> str:
+    """A method's label with another name for its strategy: "dgr [lr=1]" -> "DAKD [lr=1]"."""
+    strategy, _, options = label.partition(" ")
+    return names.get(strategy, strategy) + (f" {options}" if options else "")
 
 
 def own_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -254,16 +301,27 @@ def strategy_of(record: RunRecord) -> str:
     return str(section.get("name")) if isinstance(section, Mapping) else str(section)
 
 
+def _names_strategy(record: RunRecord) -> bool:
+    section = record.config.get("strategy")
+    return isinstance(section, Mapping) and isinstance(section.get("name"), str)
+
+
+def _has_stream(record: RunRecord) -> bool:
+    """Whether stream.json can be read and agrees with itself, and config.json says what memory there was."""
+    memory = record.config.get("memory")
+    if not isinstance(memory, Mapping) or type(memory.get("budget")) is not int or "mode" not in memory:
+        return False
+    try:
+        sizes = stream_of(record)["sizes"]
+        return min(sizes) > 0 and image_counts(record).shape == (sum(sizes),)
+    except (Unreadable, TypeError, ValueError):
+        return False
+
+
 def _agrees(record: RunRecord, key: str, value: Any) -> bool:
     section, _, field = (f"{key}.name" if key in ("strategy", "dataset") else key).partition(".")
-    content = record.config.get(section)
-    if not isinstance(content, Mapping) or not field:
+    if section not in RunConfig.model_fields or not field:
         raise UserError(f'"{key}" selects no runs: name a field of a section, for example memory.budget=20.')
-    found = content.get(field)
+    content = record.config.get(section)
+    found = content.get(field) if isinstance(content, Mapping) else None
     return found in value if isinstance(value, list) and not isinstance(found, list) else found == value
-
-
-def _is_table(values: Sequence[Sequence[Any]]) -> bool:
-    """Rows of one length, numbers only."""
-    numbers = all(isinstance(v, int | float) for row in values for v in row)
-    return numbers and len({len(row) for row in values}) == 1

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.figures import style
-from benchmark.figures.results import FloatArray, Results
+from benchmark.figures.results import FloatArray, Results, image_counts, share_counts
+from benchmark.store import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,16 +19,18 @@ MOST = 6  # panels; of longer streams, experiences evenly apart
 def stream(results: Results) -> Figure:
     """Training images per class at every experience: new classes in full, old ones as exemplars (GR, Fig. 1).
 
-    Of the setting with most methods. Classes stand in order of arrival; what an old class lost is drawn in grey.
+    Of the first run of the setting with most methods. Classes stand in order of arrival; what an old class lost is
+    drawn in grey.
     """
-    part = results.main
-    counts, sizes = part.image_counts, part.sizes
+    part = results.streams[0]
+    first, sizes = part.records[0], part.sizes
+    counts = image_counts(first)
     shown = np.unique(np.linspace(0, len(sizes) - 1, min(MOST, len(sizes))).round().astype(int))
     with style.styled():
         figure, axes = style.panels(len(shown), 3, (2.4, 1.75), extra=(0.0, 0.35), sharex=True, sharey=True)
         for axis, t in zip(axes, shown, strict=True):
             old, seen = sum(sizes[:t]), sum(sizes[: t + 1])
-            kept = exemplars(part, old)
+            kept = exemplars(first, old)
             x = np.arange(seen)
             axis.bar(x[:old], np.maximum(counts[:old] - kept, 0), bottom=kept, width=0.85, color=style.LOST)
             axis.bar(x[:old], kept, width=0.85, color=style.OLD)
@@ -41,12 +44,13 @@ def stream(results: Results) -> Figure:
         for axis in axes[-3:]:
             axis.set_xlabel("Class, in order of arrival")
         style.colours(figure, {"new classes": style.NEW, "exemplars of old": style.OLD, "lost": style.LOST})
-        style.note(figure, part.protocol())
+        whose = [] if share_counts(part.records) else [f"Images of one run, {first.name}; they differ between runs."]
+        style.note(figure, *whose, *part.notes())
     return figure
 
 
-def exemplars(part: Results, num_old: int) -> FloatArray:
+def exemplars(record: RunRecord, num_old: int) -> FloatArray:
     """Images held of each of the first classes by the memory's rule: min(budget, count), or a share of the total."""
-    memory = part.records[0].config["memory"]
+    memory = record.config["memory"]
     quota = memory["budget"] if memory["mode"] == "per_class" else memory["budget"] // max(num_old, 1)
-    return np.minimum(part.image_counts[:num_old], quota)
+    return np.minimum(image_counts(record)[:num_old], quota)
