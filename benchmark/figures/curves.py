@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import grouping
+from benchmark.cells import trials
 from benchmark.errors import UserError
 from benchmark.figures import style
-from benchmark.figures.results import NotDrawn, Results, own_rows
+from benchmark.figures.results import NotDrawn, Results, own_rows, renamed
 from benchmark.summary import text
 
 if TYPE_CHECKING:
@@ -108,29 +109,32 @@ def lucir_ladder(results: Results) -> Figure:
 
 def distillation(results: Results) -> Figure:
     """Forgetting per step, in its two forms, of DGR with different distillation (GR, Fig. 5)."""
-    settings = [part for part in results.strategies(*DISTILLATION).settings if len(part.methods()) > 1]
-    if not settings or settings[0].tasks < 2:
+    settings = [part for part in results.strategies(*DISTILLATION).settings if part.curves["forgetting"].notna().any()]
+    part = next((part for part in settings if len(part.methods()) > 1), None)
+    if part is None:
         raise NotDrawn("no setting has runs of two of " + ", ".join(DISTILLATION))
-    part = settings[0]
-    rows = grouping.label_rows(part.curves)
+    rows = grouping.label_rows(own_rows(part.curves))
     rows["gem_form"] = -rows["backward_transfer"]  # mean of a[k, k] - a[t, k], without the maximum
-    average = part.summary.groupby("strategy")["average_accuracy_seen"].mean()
-    names = [name for name in DISTILLATION if name in average.index]
+    summary = grouping.label_rows(own_rows(part.summary))
+    average = summary.groupby("base")["average_accuracy_seen"].mean()
+    names = sorted(average.index, key=lambda name: (list(DISTILLATION).index(name.partition(" ")[0]), name))
     with style.styled():
-        figure, axes = style.panels(2, 2, (2.6, 2.35), extra=(1.7, 0.1), sharey=True)
+        labels = {name: f"{renamed(name, DISTILLATION)}: {100 * average[name]:.1f}" for name in names}
+        beside = max(1.7, style.legend_width(labels.values()))
+        rest = max(0.0, style.legend_height(len(names)) - 2.45)
+        figure, axes = style.panels(2, 2, (2.6, 2.35), extra=(beside, 0.1 + rest), sharey=True)
         looks = style.methods(names)
         for axis, metric, title in zip(
             axes, ("forgetting", "gem_form"), ("from the best accuracy (max form)", "from the first (GEM form)"),
             strict=True,
         ):  # fmt: skip
             for name in names:
-                _draw(axis, rows[(rows["strategy"] == name) & rows[metric].notna()], metric, looks[name])
+                _draw(axis, rows[(rows["base"] == name) & rows[metric].notna()], metric, looks[name])
             axis.set_title(title)
             _classes_seen(axis)
         axes[0].set_ylabel(LABELS["forgetting"])
-        labels = {name: f"{DISTILLATION[name]}: {100 * average[name]:.1f}" for name in names}
         _legend(figure, labels, looks, title="distillation: average\naccuracy (seen, %)")
-        style.note(figure, _band(rows), part.protocol())
+        style.note(figure, _band(rows), *part.notes())
     return figure
 
 
@@ -177,8 +181,7 @@ def curves_figure(
             _classes_seen(axis)
             if i % columns == 0:
                 axis.set_ylabel(LABELS.get(metric, f"{metric.replace('_', ' ').capitalize()} (%)"))
-        strategy = dict(zip(rows["method"], rows["strategy"], strict=True))
-        _legend(figure, {method: (rename or {}).get(strategy[method], method) for method in methods}, looks)
+        _legend(figure, {method: renamed(method, rename or {}) for method in methods}, looks)
         style.note(figure, _band(rows), *_protocol(rows))
     return figure
 
@@ -239,4 +242,4 @@ def _band(rows: pd.DataFrame) -> str:
 
 
 def _protocol(rows: pd.DataFrame) -> list[str]:
-    return [" ".join(grouping.protocol_notes(rows))]
+    return [" ".join(grouping.protocol_notes(rows)), *trials(rows)]

@@ -80,6 +80,11 @@ def legend_height(entries: int) -> float:
     return 0.18 * entries + 0.6
 
 
+def legend_width(labels: Iterable[str]) -> float:
+    """Inches that a legend beside the panels needs."""
+    return 0.5 + 0.065 * max(map(len, labels))
+
+
 def columns(titles: Iterable[str]) -> int:
     """Panels a row for panels with these titles: 4 where that fills the rows and the titles fit, else 3."""
     lengths = [len(title) for title in titles]
