@@ -1,16 +1,20 @@
 """Each figure of the papers against numbers known beforehand, and what it says when its runs are missing."""
 
+import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmark import figures, store, tables
+from benchmark.cells import TRIALS
 from benchmark.errors import UserError
 from benchmark.figures import NotDrawn, Results, comparisons
 from benchmark.figures.lost import class_forgetting
@@ -50,6 +54,15 @@ def lfs(folder):
 
 def heights(axis):
     return [[bar.get_height() for bar in group] for group in axis.containers if hasattr(group, "patches")]
+
+
+def note(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def rewritten(path, **changes):
+    """A JSON file with other values."""
+    store.write_json(path, {**store.read_json(path), **changes})
 
 
 BLOCK = """
@@ -104,6 +117,60 @@ def test_gradient_norms_stand_above_the_images_behind_them(results):
     np.testing.assert_allclose(heights(first)[0], [0.1, 0.2, 0.3, 0.4])
     assert heights(images)[0] == COUNTS[:4]
     assert first.get_title() == "experience 1 of 5"
+
+
+@pytest.fixture
+def two_orders(tmp_path):
+    """Two runs of replay: the most frequent class arrives first in one, last in the other."""
+    names = [fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True) for seed in range(2)]
+    folders = [store.RunFolder(tmp_path / "runs" / name) for name in names]
+    rewritten(folders[1].stream, train_counts=COUNTS[::-1], profile_counts=COUNTS[::-1])
+    return folders
+
+
+def test_lost_images_of_different_class_orders_are_each_run_s_own(two_orders):
+    counts = (COUNTS, COUNTS[::-1])
+    for folder, own in zip(two_orders, counts, strict=True):
+        lines = store.read_jsonl(folder.metrics)
+        folder.metrics.unlink()
+        for line in lines:  # in the end, the fewer images a class has lost, the more of it is forgotten
+            seen = len(line["classifiers"]["head"]["total"])
+            kept = [100 - (0 if seen < 20 or n < 21 else 500 // n) for n in own[:seen]]
+            line["classifiers"]["head"] = {"correct": kept, "total": [100] * seen}
+            store.append_jsonl(folder.metrics, line)
+    lost = [[max(n - 20, 0) for n in own[:16]] for own in counts]
+    forgotten = [[500 // n if n > 20 else 0 for n in own[:16]] for own in counts]
+    ranks = [stats.spearmanr(*pair).statistic for pair in zip(lost, forgotten, strict=True)]
+    figure = figures.draw("lost_samples", Results.load(two_orders[0].path.parents[1]))
+    (axis,) = figure.axes
+    dots = np.stack([np.concatenate(lost), np.concatenate(forgotten)], axis=1)
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), dots)
+    assert axis.get_title() == f"replay: {np.mean(ranks):+.2f}".replace("-", "−")
+    assert note(figure).startswith("Dot: a class of one run; 2 seeds, whose class orders differ;")
+
+
+def test_one_class_order_has_a_dot_per_class(lfs):
+    figure = figures.draw("lost_samples", lfs)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 16
+    assert note(figure).startswith("Dot: a class, mean over 2 seeds; in the titles")
+
+
+def test_gradients_of_different_class_orders_are_sorted_within_each_run(two_orders, lfs):
+    results = Results.load(two_orders[0].path.parents[1])
+    figure = figures.draw("gradients", results)
+    first, images = figure.axes[0], figure.axes[3]
+    np.testing.assert_allclose(heights(first)[0], [(0.1 + 0.4) / 2, 0.25, 0.25, 0.25])
+    np.testing.assert_allclose(heights(images)[0], np.add(COUNTS[:4], COUNTS[16:]) / 2)
+    assert "the order by images, which every run has of its own" in note(figure)
+    assert "of its own" not in note(figures.draw("gradients", lfs))
+
+
+def test_the_stream_of_different_class_orders_says_whose_it_is(two_orders, lfs):
+    results = Results.load(two_orders[0].path.parents[1])
+    assert note(figures.draw("stream", results)).startswith(
+        f"Images of one run, {results.records[0].name}; they differ"
+    )
+    assert "Images of one run" not in note(figures.draw("stream", lfs))
 
 
 def test_head_norms_are_relative_to_the_mean(results, lfs):
@@ -175,6 +242,39 @@ def test_distillation_names_the_average_accuracy(results):
     summary = results.main.summary
     accuracy = 100 * summary[summary["strategy"] == "dgr"]["average_accuracy_seen"].mean()
     assert f"DAKD: {accuracy:.1f}" in {text.get_text() for text in legend.get_texts()}
+
+
+def test_options_are_lines_of_their_own(tmp_path):
+    for seed in range(2):
+        for name in ("dgr_no_kd", "lucir_cn", "lucir_cn_lc"):
+            fake.write_run(tmp_path, fake.config(name, seed=seed), accuracy=50)
+        for temperature, accuracy in ((2.0, 60), (99.0, 20)):
+            for name in ("dgr", "lucir"):
+                content = fake.config(name, seed=seed, strategy__temperature=temperature)
+                fake.write_run(tmp_path, content, accuracy=accuracy)
+    results = Results.load(tmp_path)
+    figure = figures.draw("distillation", results)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["none: 50.0", "DAKD [temperature=2]: 60.0", "DAKD [temperature=99]: 20.0"]
+    assert [len(axis.lines) for axis in figure.axes] == [3, 3]
+    figure.draw_without_rendering()
+    left, right = (axis.title.get_window_extent() for axis in figure.axes)
+    assert right.x0 - left.x1 > 20
+    shown = [text.get_text() for text in figures.draw("lucir_ladder", results).legends[0].get_texts()]
+    assert shown == ["CN", "CN + LC", "CN + LC + IS [temperature=2]", "CN + LC + IS [temperature=99]"]
+
+
+def test_runs_of_unlike_precision_are_averaged_in_no_figure(tmp_path):
+    for seed, precision in enumerate(("bf16", "fp32")):
+        for name in ("dgr", "dgr_no_kd"):
+            fake.write_run(tmp_path, fake.config(name, seed=seed), precision=precision, details=True)
+    results = Results.load(tmp_path)
+    for name in ("accuracy", "distillation", "confusion", "gradients", "head_norms", "lost_samples", "compute"):
+        with pytest.raises(UserError, match="mixes runs with precision bf16 and fp32"):
+            figures.draw(name, results)
+    with pytest.raises(UserError, match="mixes runs with precision bf16 and fp32"):
+        figures.write_figures(tmp_path, ["accuracy", "stream"], out=tmp_path / "out")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["stream.pdf", "stream.png"]
 
 
 def test_the_ladder_stands_in_the_order_of_the_paper(results):
@@ -249,7 +349,81 @@ def test_a_damaged_file_leaves_its_run_out(tmp_path):
     store.write_bytes(folder.confusion_of(4), b"PK")
     results = Results.load(tmp_path)
     for name in ("gradients", "head_norms", "confusion", "lost_samples", "compute"):
-        assert "1 seed" in " ".join(figures.draw(name, results).get_supxlabel().split()) or name == "confusion"
+        assert "1 seed" in note(figures.draw(name, results)), name
+
+
+def spoilt(path, spoil):
+    content = bytearray(path.read_bytes())
+    path.write_bytes(spoil(content))
+
+
+def last_matrix(folder):
+    return folder.confusion_of(4)
+
+
+DAMAGES = {
+    "no stream.json": lambda folder: folder.stream.unlink(),
+    "stream.json is cut short": lambda folder: spoilt(folder.stream, lambda content: content[:20]),
+    "stream.json lacks counts": lambda folder: store.write_json(folder.stream, {"sizes": [4] * 5}),
+    "another stream": lambda folder: store.write_json(folder.stream, {"sizes": [2, 2], "profile_counts": [9] * 4}),
+    "no memory": lambda folder: rewritten(folder.config, memory=None),
+    "no strategy": lambda folder: rewritten(folder.config, strategy=None),
+    "empty matrices": lambda folder: last_matrix(folder).write_bytes(b""),
+    "matrices are cut short": lambda folder: spoilt(last_matrix(folder), lambda content: content[: len(content) // 2]),
+    "matrices are altered": lambda folder: spoilt(
+        last_matrix(folder), lambda content: content[:60] + bytes(40) + content[100:]
+    ),
+    "no classifier": lambda folder: folder.metrics.write_text(
+        "".join(json.dumps({"experience": t, "classifiers": {}}) + "\n" for t in range(5))
+    ),
+    "diagnostics are cut short": lambda folder: spoilt(
+        folder.diagnostics, lambda content: content[: content.rindex(b"\n", 0, -1) + 1]
+    ),
+}  # what happens to one run
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_one_run_lacks_stops_no_figure(tmp_path, damage):
+    for name in ("dgr", "dgr_no_kd", "gr"):
+        names = [fake.write_run(tmp_path, fake.config(name, seed=seed), details=True) for seed in range(2)]
+        if name == "dgr":  # whose first run is the first of all
+            DAMAGES[damage](store.RunFolder(tmp_path / "runs" / names[0]))
+    results = Results.load(tmp_path)
+    assert "20 classes)" in note(figures.draw("compute", results))
+    for name in (
+        "accuracy",
+        "stream",
+        "gradients",
+        "distillation",
+        "head_norms",
+        "dgr_parts",
+        "confusion",
+        "lost_samples",
+    ):
+        figures.draw(name, results)
+    figures.draw("confusion", Results.load(tmp_path, ["memory.budget=20"]))
+
+
+def test_without_any_stream_the_other_figures_are_drawn(tmp_path):
+    for name in ("dgr", "dgr_no_kd"):
+        folder = store.RunFolder(tmp_path / "runs" / fake.write_run(tmp_path, fake.config(name), details=True))
+        folder.stream.unlink()
+    told = []
+    names = ("stream", "gradients", "head_norms", "weights_biases", "confusion", "lost_samples")
+    paths = figures.write_figures(tmp_path, [*names, "accuracy", "distillation", "compute"], told=told.append)
+    assert [path.name for path in paths[::2]] == ["accuracy.png", "distillation.png", "compute.png"]
+    reason = "not drawn, no finished run has a readable stream.json and a memory in its config.json."
+    assert told[: len(names)] == [f"{name}: {reason}" for name in names]
+
+
+def test_figures_of_trials_say_what_they_are(results):
+    def trial(record):
+        return replace(record, config={**record.config, "stream": {**record.config["stream"], "evaluate": "holdout"}})
+
+    trials = Results(tuple(map(trial, results.records)))
+    for name in set(figures.NAMES) - {"map"}:
+        assert note(figures.draw(name, trials)).count(TRIALS) == 1, name
+    assert TRIALS not in note(figures.draw("accuracy", results))
 
 
 def test_conditions_choose_the_runs(folder):

@@ -78,7 +78,8 @@ def write_figures(
 
     Parameters: `where`, key=value conditions on the runs; `out`, the folder, else DIR/figures; `told` gets a line per
     figure: where it is, or why it was not drawn.
-    Raises UserError on an unknown figure, or when runs of one line must not be averaged or DIR/figures is a link.
+    Raises UserError on an unknown figure, when DIR/figures is a link, and, once the others are written, when runs of
+    one line must not be averaged.
     """
     names = list(only)
     for name in names:
@@ -87,14 +88,20 @@ def write_figures(
     folder = out or unlinked(Path(directory) / "figures")
     results = Results.load(directory, where)
     written: list[Path] = []
+    refused: list[UserError] = []
     for name in names:
         try:
             paths = save(draw(name, results), folder / name)
         except NotDrawn as reason:
             told(f"{name}: not drawn, {reason}.")
+        except UserError as reason:
+            told(f"{name}: not drawn. {reason}")
+            refused.append(reason)
         else:
             told(f"{name}: {paths[0]}, {paths[1].suffix}")
             written += paths
+    if refused:
+        raise refused[0]
     return written
 
 
