@@ -57,7 +57,7 @@ def test_one_panel_per_setting_one_line_per_method_and_classifier(results):
     assert names == {"dgr", "finetune", "icarl (head)", "icarl (nme)"}
     small_print = " ".join(figure.get_supxlabel().split())
     assert small_print.startswith(
-        "Line: mean over 3 seeds; band: ± 1 standard deviation. Stream: cifar100, LFH-2 / LFS-5"
+        "Line: mean over 3 seeds; band: ± 1 standard deviation. Stream: cifar100, 20 classes, LFH-2 / LFS-5"
     )
     assert "Training: resnet32, augmentation crop, 160 epochs, memory 20 per class, precision bf16" in small_print
 

@@ -389,7 +389,7 @@ def test_what_one_run_lacks_stops_no_figure(tmp_path, damage):
         if name == "dgr":  # whose first run is the first of all
             DAMAGES[damage](store.RunFolder(tmp_path / "runs" / names[0]))
     results = Results.load(tmp_path)
-    assert "20 classes)" in note(figures.draw("compute", results))
+    assert "cifar100, 20 classes, LFS-5" in note(figures.draw("compute", results))
     for name in (
         "accuracy",
         "stream",
@@ -424,6 +424,13 @@ def test_figures_of_trials_say_what_they_are(results):
     for name in set(figures.NAMES) - {"map"}:
         assert note(figures.draw(name, trials)).count(TRIALS) == 1, name
     assert TRIALS not in note(figures.draw("accuracy", results))
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(20, "cifar100, 20 classes,"), (None, "cifar100 (20 classes),")])
+def test_the_note_counts_the_classes_once(tmp_path, classes, shown):
+    fake.write_run(tmp_path, fake.config("dgr", dataset__classes=classes))
+    (line, *_) = Results.load(tmp_path).notes()
+    assert line.startswith(shown) and line.count("20 classes") == 1
 
 
 def test_conditions_choose_the_runs(folder):

@@ -250,7 +250,7 @@ class Results:
         stream, training = grouping.protocol_notes(rows)
         classes = sorted({sum(record.stream["sizes"]) for record in self.records if _has_stream(record)})
         dataset = rows["dataset"].map(text).iloc[0]
-        if classes and rows["dataset"].nunique() == 1:
+        if classes and rows["dataset"].nunique() == 1 and rows["classes"].isna().all():  # else the notes have it
             stream = stream.replace(dataset, f"{dataset} ({' / '.join(map(str, classes))} classes)", 1)
         return f"{stream.removeprefix('Stream: ').rstrip('.')}; {training.removeprefix('Training: ')}"
 
