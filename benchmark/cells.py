@@ -171,6 +171,14 @@ def bold_cells(summary: pd.DataFrame, found: pd.DataFrame, metric: str) -> list[
     return bold
 
 
+def competitors(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are ranked: one classifier a method, see `grouping.own_rows`, and no bound."""
+    kept = grouping.own_rows(summary)
+    kept = kept[~kept["strategy"].isin(BOUNDS)]
+    kept.attrs = summary.attrs
+    return kept
+
+
 def notes(summary: pd.DataFrame, found: pd.DataFrame, bold: bool = False) -> list[str]:
     """What stands under a table: the averaging, what bold means, what is missing, the protocol."""
     rows = label_rows(summary)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmark import grouping, statistics
-from benchmark.cells import EMPTY, about, cells, lower_is_better, percent, title
+from benchmark.cells import EMPTY, about, cells, competitors, lower_is_better, percent, title
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
 from benchmark.pairs import differences, paired_differences, paired_scores
@@ -139,6 +139,7 @@ def ranks_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen") ->
     """
     import pandas as pd
 
+    summary = competitors(summary)
     found = statistics.average_ranks(paired_scores(summary, metric), lower_is_better(summary, metric))
     numbers = pd.DataFrame({"average_rank": found.rank, "interquartile_mean": found.interquartile_mean})
     numbers = numbers.rename_axis("method").reset_index()
@@ -154,6 +155,7 @@ def ranks_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen") ->
     cliques = "; ".join(" – ".join(dict.fromkeys((clique[0], clique[-1]))) for clique in found.cliques) or "none"
     notes = [
         f"Rank 1 is best; averaged over {found.blocks} blocks, one per {found.block_kind} of these results.",
+        "One row a method, by the classifier that its paper reports; joint training, a bound, takes no part.",
         f"Critical difference {found.critical_difference:.2f} (Nemenyi, {statistics.ALPHA}; Friedman p "
         f"{_p(found.friedman_p)}): methods whose ranks differ by less are not told apart. Such ranges: {cliques}.",
         "Interquartile mean: mean of the middle half of the same runs, in percent.",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SEEDS = ("order_seed", "subset_seed", "rank_seed", "training_seed")
 RESOLVED = ("precision", "compile")
+BY_MEANS = ("icarl", "icarl_bsce")  # methods whose papers classify by the nearest mean
 # What a setting consists of, and how its label says so.
 SETTING = {
     "dataset": "{}",
@@ -87,6 +88,18 @@ def _texts(values: pd.Series) -> pd.Series:
     codes, different = values.factorize(use_na_sentinel=False)
     texts = [text(value) for value in different]
     return type(values)([texts[code] for code in codes], index=values.index, dtype="str")
+
+
+def own_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """A summary or curves frame with the one classifier of each method that its paper reports.
+
+    Nearest means for iCaRL, the head for others; that of a run which has no other.
+    """
+    several = frame.groupby("run")["classifier"].transform("nunique") > 1
+    own = (frame["classifier"] == "nme").where(frame["strategy"].isin(BY_MEANS), frame["classifier"] == "head")
+    kept = frame[~several | own]
+    kept.attrs = frame.attrs
+    return kept
 
 
 def setting_order(rows: pd.DataFrame) -> list[str]:

@@ -100,6 +100,15 @@ def test_ranks_say_what_they_are_averaged_over(tmp_path):
     assert "8 blocks" in text and "Critical difference 0.69" in text and "missing: gaps; 0 blocks" in text
 
 
+def test_ranks_have_one_row_a_method_and_no_bound(tmp_path):
+    for seed in (0, 1):
+        for strategy, accuracy in (("replay", 30), ("joint_bsce", 60)):
+            fake.write_run(tmp_path, fake.config(strategy, seed=seed), accuracy=accuracy + seed)
+        fake.write_run(tmp_path, fake.config("icarl", seed=seed), ("head", "nme"), accuracy=40)
+    _, table = comparisons.ranks_table(summary.summarise(tmp_path)[0])
+    assert table["average rank"].to_dict() == {"icarl (nme)": "1.00", "replay": "2.00"}
+
+
 def test_variance_shares_of_every_setting(tmp_path):
     frame = results(tmp_path, {"low": BASE, "high": BASE + 20})
     table = tables.variance_table(frame)

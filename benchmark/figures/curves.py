@@ -13,7 +13,7 @@ from benchmark import grouping
 from benchmark.cells import trials
 from benchmark.errors import UserError
 from benchmark.figures import style
-from benchmark.figures.results import NotDrawn, Results, own_rows, renamed
+from benchmark.figures.results import NotDrawn, Results, renamed
 from benchmark.summary import text
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ def mean_average_precision(results: Results) -> Figure:
 
 def memory(results: Results) -> Figure:
     """Accuracy against classes seen, one panel per memory budget (GR, Fig. 4; LUCIR, Figs. 5 and 6)."""
-    return curves_figure(own_rows(results.varying("memory_budget").curves), "accuracy_seen")
+    return curves_figure(grouping.own_rows(results.varying("memory_budget").curves), "accuracy_seen")
 
 
 def rho(results: Results) -> Figure:
     """Accuracy against classes seen, one panel per imbalance factor (GR, Fig. 4)."""
-    return curves_figure(own_rows(results.varying("rho").curves), "accuracy_seen")
+    return curves_figure(grouping.own_rows(results.varying("rho").curves), "accuracy_seen")
 
 
 def lucir_ladder(results: Results) -> Figure:
@@ -113,9 +113,9 @@ def distillation(results: Results) -> Figure:
     part = next((part for part in settings if len(part.methods()) > 1), None)
     if part is None:
         raise NotDrawn("no setting has runs of two of " + ", ".join(DISTILLATION))
-    rows = grouping.label_rows(own_rows(part.curves))
+    rows = grouping.label_rows(grouping.own_rows(part.curves))
     rows["gem_form"] = -rows["backward_transfer"]  # mean of a[k, k] - a[t, k], without the maximum
-    summary = grouping.label_rows(own_rows(part.summary))
+    summary = grouping.label_rows(grouping.own_rows(part.summary))
     average = summary.groupby("base")["average_accuracy_seen"].mean()
     names = sorted(average.index, key=lambda name: (list(DISTILLATION).index(name.partition(" ")[0]), name))
     with style.styled():

@@ -29,9 +29,6 @@ FloatArray = npt.NDArray[np.float64]
 Classes = dict[str, FloatArray]  # method -> (runs, classes), classes in order of arrival
 T = TypeVar("T")
 
-# Methods whose paper classifies by nearest mean of exemplars; elsewhere the head speaks for the method.
-BY_MEANS = ("icarl", "icarl_bsce")
-
 
 class NotDrawn(Exception):
     """A figure whose data are absent; the message is one sentence that says what is missing."""
@@ -258,7 +255,7 @@ class Results:
 def own_classifier(record: RunRecord, found: Mapping[str, Any] | Any) -> str:
     """The classifier that a method's paper reports: nearest means for iCaRL, else the head, else the first."""
     names = sorted(found)
-    if strategy_of(record) in BY_MEANS and "nme" in names:
+    if strategy_of(record) in grouping.BY_MEANS and "nme" in names:
         return "nme"
     return "head" if "head" in names else names[0]
 
@@ -283,16 +280,6 @@ def renamed(label: str, names: Mapping[str, str]) -> str:
     """A method's label with another name for its strategy: "dgr [lr=1]" -> "DAKD [lr=1]"."""
     strategy, _, options = label.partition(" ")
     return names.get(strategy, strategy) + (f" {options}" if options else "")
-
-
-def own_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """A summary or curves frame with one classifier per strategy, see `own_classifier`."""
-    several = frame.groupby("run")["classifier"].transform("nunique") > 1
-    means = frame["strategy"].isin(BY_MEANS)
-    own = (frame["classifier"] == "nme").where(means, frame["classifier"] == "head")
-    kept = frame[~several | own]
-    kept.attrs = frame.attrs
-    return kept
 
 
 def strategy_of(record: RunRecord) -> str:
