@@ -78,6 +78,7 @@ def correlation(lost: FloatArray, forgotten: FloatArray) -> float | None:
     """Spearman's rank correlation over classes with a known value; None where one of the two does not vary."""
     from scipy import stats
 
+    forgotten = np.round(forgotten, 9)  # recalls are ratios of counts: what differs less is equal
     known = np.isfinite(forgotten)
     if len(set(lost[known])) < 2 or len(set(forgotten[known])) < 2:
         return None
