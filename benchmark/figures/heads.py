@@ -83,8 +83,8 @@ def weights_biases(results: Results) -> Figure:
         style.note(
             figure,
             f"Dot: a class by place of arrival, mean over {style.seeds(_runs(norms, methods))}; line: mean of the "
-            "group. The rows of a cosine head are normalised: every norm is its learned scale. bic's correction comes after "
-            "these logits.",
+            "group. The rows of a cosine head are normalised: every norm is its learned scale. bic's correction comes "
+            "after these logits.",
             *part.notes(),
         )
     return figure
