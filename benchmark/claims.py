@@ -64,12 +64,20 @@ class Claim:
 
 
 class Hold:
-    """A claim of this process. `progress` is what the next sign of life tells; `done` ends the claims of the run."""
+    """A claim of this process.
+
+    Attributes
+    ----------
+    progress : what the next sign of life tells.
+    stopped_at : the place where the run was stopped without saving its work, None where it saved it.
+    done : ends the claims of the run.
+    """
 
     def __init__(self, folder: Path, number: int, lease: float, mark: int) -> None:
         self.folder, self.number, self.lease = folder, number, lease
         self.path = _path(folder, number)
         self.progress: dict[str, Any] = {}
+        self.stopped_at: str | None = None
         self.done = False
         pid = os.getpid()
         self.owner = {
@@ -99,6 +107,16 @@ class Hold:
             count += 1
         return count
 
+    def stops(self, place: str) -> int:
+        """How many workers, one after the other, were stopped at this place without saving their work."""
+        count = 0
+        for number in reversed([n for n in _numbers(self.folder) if n < self.number]):
+            claim = _read(self.folder, number)
+            if claim is None or claim.owner.get("stopped_at") != place:
+                break
+            count += 1
+        return count
+
     def release(self) -> None:
         """Leave the run to others."""
         self._over.set()
@@ -110,7 +128,8 @@ class Hold:
                         _path(self.folder, number).unlink(missing_ok=True)
                 return
             try:
-                write_json(self.path, {**self.owner, "progress": self.progress, "released": True})
+                end = {"progress": self.progress, "stopped_at": self.stopped_at, "released": True}
+                write_json(self.path, {**self.owner, **end})
             except OSError:  # a full disk can still forget, and nobody holds a higher number while this one holds
                 self.path.unlink()
 

@@ -11,7 +11,7 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from benchmark import checkpoint, cost, datasets, models
 from benchmark.config import DatasetConfig, RunConfig, check
 from benchmark.errors import UserError
 from benchmark.evaluation import all_metrics, evaluate, headline
-from benchmark.interruption import StopRequest
+from benchmark.interruption import Interrupted, StopRequest
 from benchmark.loading import ArrayLoader
 from benchmark.loggers import Loggers
 from benchmark.loggers import check as check_loggers
@@ -48,6 +48,7 @@ from strategies.template import IncrementalLearner, Optimisation
 
 Prepared = tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]
 Progress = Callable[[dict[str, Any]], None]
+MOST_STAGE_STOPS = 3  # in a row in the same stage; the first may have had other work before
 COMPILE_PAYS_FROM = 100_000  # image passes: compiling costs about 30 s and saves about 0.35 ms an image
 
 
@@ -100,7 +101,7 @@ def execute(
     _cut(folder.diagnostics, done)
     saver = checkpoint.CheckpointPlugin(folder, run, vars(resolved), stop)
     learner.plugins.append(saver)
-    learner.on_stage_step = stop.check
+    learner.on_stage_step = partial(_stop_in_stage, folder, stop)
     saver.begin(0, None)
     if previous:
         folder.note(f"goes on after experience {done} of {len(experiences)}, step {previous.steps} of the next")
@@ -132,6 +133,31 @@ def execute(
             saver.end(learner.state_dict())
         folder.write_result(result(run, benchmark, records))
     folder.tidy()
+
+
+class NoProgress(RuntimeError):
+    """A run is stopped again and again before it can save anything."""
+
+
+def _stop_in_stage(folder: RunFolder, stop: StopRequest) -> None:
+    """Stop if that was requested. A stage saves nothing and begins again, so this must not go on for ever.
+
+    Raises
+    ------
+    Interrupted : the run stopped.
+    NoProgress : so many attempts ended in this stage before.
+    """
+    if not stop.requested:
+        return
+    if folder.held:
+        place = max((path.name for path in folder.checkpoints.glob("*.pt")), default="the beginning")
+        if (stops := folder.held.stops(place)) >= MOST_STAGE_STOPS:
+            raise NoProgress(
+                f"its second stage takes longer than the time it is given: {stops + 1} attempts in a row were stopped "
+                "in it, and it begins again every time. Give it a longer time limit, or the stage fewer epochs"
+            )
+        folder.held.stopped_at = place
+    raise Interrupted
 
 
 def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint | None:

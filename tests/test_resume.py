@@ -16,6 +16,7 @@ from small_run import Killed, KilledAt, chop, config, done, interrupt, repeatabl
 
 from benchmark import checkpoint, run
 from benchmark.config import RunConfig
+from benchmark.engines.worker import carry_out
 from benchmark.errors import UserError
 from benchmark.interruption import Interrupted, StopRequest
 from benchmark.store import RunFolder, append_jsonl, read_jsonl
@@ -112,6 +113,45 @@ def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> N
     assert (newest.experience, newest.progress["epoch"], len(read_jsonl(folder.metrics))) == (1, 2, 1)
     run.execute(wanted, folder, lambda event: trained.append((event["experience"], event["epoch"])))
     assert trained == [(2, 1), (2, 2)]
+    assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
+
+
+class AskedAfter(StopRequest):
+    """Asks to stop at every look but the first few."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None: ...
+
+
+def test_a_stage_that_never_has_the_time_it_takes_fails(tmp_path: Path) -> None:
+    """Four attempts end in it, the last three of which had nothing else to do."""
+    wanted = config("bic")
+    folder = RunFolder(tmp_path / "stopped")
+
+    def attempt(stop: StopRequest) -> str:
+        return carry_out(wanted, folder, "cpu", lambda *event: None, stop)[0]
+
+    assert [attempt(AskedAfter(60)) for _ in range(4)] == ["interrupted"] * 3 + ["failed"]
+    assert len(read_jsonl(folder.metrics)) == 1 and states(folder)[-1].startswith("0001-")
+    failure = folder.read_failure()
+    assert (
+        failure["kind"] == "error"
+        and "its second stage takes longer than the time it is given: 4 attempts" in failure["exception"]
+    )
+    assert "Give it a longer time limit, or the stage fewer epochs" in failure["exception"]
+
+    folder.forgive()
+    assert attempt(AskedAfter(60)) == "interrupted"  # counted anew
+    assert attempt(StopRequest()) == "done"
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
 
 
