@@ -2,12 +2,13 @@
 
 Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
 
-    table DIR [METRIC]   the comparison of a metric, or "groups", from the run folders of DIR (relative to the README)
+    table DIR [METRIC] [COLUMN=VALUE …]
+                         the comparison of a metric, or "groups", from the run folders of DIR (relative to the README),
+                         of the runs where columns of summary.csv have these values
     differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]
-                         paired differences of every row of that table to one of them, of the runs where columns of
-                         summary.csv have these values
-    pairs DIR METHOD BASELINE METRIC…
-                         paired differences of one row to another, in several metrics
+                         paired differences of every row of that table to one of them
+    pairs DIR METRIC,METRIC… METHOD:BASELINE…
+                         paired differences of some rows to others, in several metrics
     strategies           every method with its one line
     references           every paper with the methods that are taken from it
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
@@ -28,35 +29,41 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
 from benchmark.store import read_json, write_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
 
 
-def table(root: Path, directory: str, metric: str | None = None) -> str:
-    """`table DIR [METRIC]`."""
-    from benchmark.tables import load_table
+def table(root: Path, directory: str, *options: str) -> str:
+    """`table DIR [METRIC] [COLUMN=VALUE …]`."""
+    from benchmark.summary import summarise
+    from benchmark.tables import any_table
 
-    return to_markdown(load_table(root / directory, metric))
+    metrics = [option for option in options if "=" not in option]
+    if len(metrics) > 1:
+        raise UserError("A block of a table has one metric at most, and COLUMN=VALUE.")
+    summary = _chosen(summarise(root / directory)[0], options)
+    return to_markdown(any_table(summary, *metrics))
 
 
 def differences(root: Path, directory: str, *options: str) -> str:
     """`differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]`."""
-    from benchmark.summary import summarise, text
+    from benchmark.summary import summarise
     from benchmark.tables import differences_table
 
     given = dict(option.partition("=")[::2] for option in options)
-    summary, _ = summarise(root / directory)
-    columns = {name: value for name, value in given.items() if name not in ("baseline", "metric")}
-    if "baseline" not in given or set(columns) - set(summary):
+    if "baseline" not in given:
         raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC and COLUMN=VALUE.")
-    for column, value in columns.items():
-        summary = summary[summary[column].map(text) == value]
+    where = [option for option in options if not option.startswith(("baseline=", "metric="))]
+    summary = _chosen(summarise(root / directory)[0], where)
     return to_markdown(differences_table(summary, given["baseline"], given.get("metric")))
 
 
@@ -67,6 +74,20 @@ def pairs(root: Path, directory: str, metrics: str, *rows: str) -> str:
 
     named = [(method, baseline) for method, _, baseline in (row.partition(":") for row in rows)]
     return to_markdown(pair_table(summarise(root / directory)[0], named, metrics.split(",")))
+
+
+def _chosen(summary: pd.DataFrame, options: Sequence[str]) -> pd.DataFrame:
+    """The rows that every COLUMN=VALUE among the options holds for."""
+    from benchmark.summary import text
+
+    for column, equals, value in (option.partition("=") for option in options):
+        if equals and column not in summary:
+            raise UserError(
+                f'There is no column "{column}" in these results.{did_you_mean(column, map(str, summary.columns))}'
+            )
+        if equals:
+            summary = summary[summary[column].map(text) == value]
+    return summary
 
 
 def strategies(root: Path) -> str:

@@ -299,7 +299,11 @@ TABLES_MULTI: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
 
 def load_table(directory: str | Path, metric: str | Metric | None = None, order: Sequence[str] = ()) -> pd.DataFrame:
     """The printed table of a metric, or of a name in `TABLES` or `TABLES_MULTI`, from the run folders of DIR."""
-    summary, _ = summarise(directory)
+    return any_table(summarise(directory)[0], metric, order)
+
+
+def any_table(summary: pd.DataFrame, metric: str | Metric | None = None, order: Sequence[str] = ()) -> pd.DataFrame:
+    """The printed table of a metric, or of a name in `TABLES` or `TABLES_MULTI`."""
     tables = {**TABLES_MULTI, **TABLES}
     if isinstance(metric, str) and metric in tables:
         return tables[metric](summary, order)[1]

@@ -605,7 +605,8 @@ def test_readme_blocks_are_regenerated_and_checked(page, capsys):
         ("<!-- generated: strategies -->\n", "needs a line"),
         ("<!-- generated: strategies -->\n<!-- generated: configs -->\n<!-- end -->\n", "needs a line"),
         ("<!-- generated: table -->\n<!-- end -->\n", "wrong number of arguments"),
-        ("<!-- generated: table a b c d -->\n<!-- end -->\n", "wrong number of arguments"),
+        ("<!-- generated: table a b c d -->\n<!-- end -->\n", "one metric at most"),
+        ("<!-- generated: pairs a -->\n<!-- end -->\n", "wrong number of arguments"),
         ("<!-- generated: table nowhere -->\n<!-- end -->\n", "no folder runs/"),
         ("<!-- generated:  -->\n<!-- end -->\n", "no generated block"),
     ],
@@ -615,6 +616,16 @@ def test_a_wrong_block_is_one_clear_sentence(tmp_path, content, message, capsys)
     page.write_text(content)
     assert readme.main(["--file", str(page)]) == 2
     assert message in capsys.readouterr().err and page.read_text() == content
+
+
+def test_a_block_may_be_of_some_runs(page, capsys):
+    page.write_text("<!-- generated: table results last_accuracy_seen protocol=lfs strategy=dgr -->\n<!-- end -->\n")
+    assert readme.main(["--file", str(page)]) == 0
+    text = page.read_text()
+    assert "LFS-5" in text and "LFH-2" not in text and "| finetune" not in text and "Last accuracy" in text
+    page.write_text("<!-- generated: table results protocl=lfs -->\n<!-- end -->\n")
+    assert readme.main(["--file", str(page)]) == 2
+    assert 'no column "protocl"' in capsys.readouterr().err
 
 
 def test_the_readme_of_this_repository_is_up_to_date():
