@@ -34,6 +34,7 @@ from benchmark.store import (
     DamagedFile,
     RunFolder,
     append_jsonl,
+    read_json,
     read_jsonl,
     write_bytes,
     write_json,
@@ -85,7 +86,7 @@ def execute(
         resolved = replace(resolved, **kept)
     write_json(folder.config, run.model_dump(mode="json"))
     found = {**environment(resolved), "dataset": {"sha256": images_hash(arrays)}}
-    write_json(folder.environment, found)
+    write_json(folder.environment, _with_earlier(found, folder) if previous else found)
     folder.note(
         ", ".join(f"{name} {value}" for part in ("versions", "resolved") for name, value in found[part].items())
     )
@@ -168,6 +169,23 @@ def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint
         warnings.warn(f"{error} The run starts anew.", stacklevel=2)
         recorded = 0
     return checkpoint.latest(folder, run, recorded)
+
+
+def _with_earlier(found: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """The environment of a run that goes on, with a list of those that it ran in before; another version is told."""
+    try:
+        before = read_json(folder.environment)
+        earlier = before.pop("earlier", [])
+        versions = [{name: each["versions"][name] for name in ("imcil", "torch")} for each in (before, found)]
+    except (OSError, DamagedFile, LookupError, TypeError, AttributeError):
+        return found
+    if versions[0] != versions[1]:
+        old, new = (" and ".join(f"{name} {number}" for name, number in each.items()) for each in versions)
+        warnings.warn(f"The run was trained with {old} so far and goes on with {new}", stacklevel=2)
+    earlier = earlier if isinstance(earlier, list) else []
+    if before != found and before not in earlier:
+        earlier = [*earlier, before]
+    return {**found, "earlier": earlier} if earlier else found
 
 
 def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:

@@ -195,8 +195,9 @@ def _reasons(record: RunRecord) -> Iterator[str]:
         attempt = record.failure.get("attempt")
         again = f" (attempt {attempt})" if isinstance(attempt, int) and attempt > 1 else ""
         yield f"{record.failure.get('exception') or 'no reason recorded'}{again}"
-    if record.state in ("damaged", "done"):
-        yield from record.problems
+    for problem in record.problems:
+        if record.state in ("damaged", "done") or problem.startswith("result.json"):
+            yield problem
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ read. The helpers that every file is written and read with are in `benchmark.fil
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -132,7 +134,7 @@ class RunFolder:
         write_json(self.failure, {**self.read_failure(), "again": "any"})
 
     def read_result(self) -> dict[str, Any] | None:
-        """The content of result.json, or None when it is missing, damaged or incomplete.
+        """The content of result.json but its checksum, or None when it is missing, damaged or incomplete.
 
         Raises UserError when a newer version of imcil wrote it: to treat it as missing would train the run again.
         """
@@ -145,6 +147,11 @@ class RunFolder:
         version = result.get("format")
         if isinstance(version, int) and version > FORMAT:
             raise UserError(f"{self.result} has format {version}; this imcil reads up to {FORMAT}, please update it.")
+        try:
+            if "sha256" in result and result.pop("sha256") != _checksum(result):  # older results have none
+                return None
+        except RecursionError:
+            return None
         return result if version == FORMAT and isinstance(result.get("classifiers"), dict) else None
 
     @property
@@ -156,10 +163,11 @@ class RunFolder:
             return True
 
     def write_result(self, content: Mapping[str, Any]) -> None:
-        """Write result.json: the run is done. Raises ClaimLost."""
+        """Write result.json, with a checksum of the rest: the run is done. Raises ClaimLost."""
         self.confirm()
         self._concluded = True
-        write_json(self.result, dict(content))
+        plain = json.loads(json_bytes(content))
+        write_json(self.result, {**plain, "sha256": _checksum(plain)})
 
     def read_diagnostics(self) -> list[dict[str, Any]]:
         """One record per experience, [] when none were recorded. Raises DamagedFile."""
@@ -247,6 +255,11 @@ class RunRecord:
     result: dict[str, Any] | None
     failure: dict[str, Any]
     problems: tuple[str, ...] = ()
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of what was read from JSON, whatever the order of its keys and its white space."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def load_runs(directory: str | Path, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:

@@ -33,7 +33,8 @@ from benchmark.config import RunConfig
 from benchmark.errors import UserError
 from benchmark.interruption import StopRequest
 from benchmark.plan import planned_runs, write_plan
-from benchmark.store import RunFolder, RunRecord, load_runs, read_json, read_jsonl
+from benchmark.status import print_status
+from benchmark.store import RunFolder, RunRecord, load_runs, read_json, read_jsonl, write_json
 from benchmark.sweep import write_tables
 from strategies import registry
 
@@ -476,6 +477,48 @@ def test_a_run_with_a_torn_file_is_done_again(name: str, tmp_path: Path) -> None
     assert folder.state != "done"
     assert execute(wanted, folder) == ("done", None)
     assert repeatable(folder) == straight
+
+
+def test_a_result_with_a_flipped_bit_is_never_read_wrong(tmp_path: Path) -> None:
+    """Any bit of it; in white space none hangs on it, and a format of the future is refused by another sentence."""
+    folder = done(config("replay", **TINY), tmp_path / "run")
+    data, right = folder.result.read_bytes(), folder.read_result()
+    assert right is not None and "sha256" not in right and b'"sha256": "' in data
+    damaged = 0
+    for place in range(len(data) * 8):
+        spoiled = bytearray(data)
+        spoiled[place // 8] ^= 1 << place % 8
+        folder.result.write_bytes(spoiled)
+        try:
+            found = folder.read_result()
+        except UserError:
+            assert b'"format": 1,' not in spoiled
+            continue
+        damaged += found is None
+        assert found is None or {name: found.get(name) for name in right} == right
+    assert damaged > 0.9 * len(data) * 8
+
+
+def test_a_result_with_a_wrong_number_is_named_and_done_again(tmp_path: Path, capsys: Any) -> None:
+    wanted = config("replay", **TINY)
+    folder = done(wanted, tmp_path / "runs" / "run")
+    straight, data = repeatable(folder), folder.result.read_bytes()
+    place = data.index(b"0.", data.index(b'"summary"')) + 2
+    folder.result.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    (record,) = load_runs(tmp_path)
+    assert record.result is None and record.problems == ("result.json is damaged",)
+    print_status(tmp_path)
+    assert "run: result.json is damaged" in capsys.readouterr().out
+    assert execute(wanted, folder) == ("done", None)
+    assert repeatable(folder) == straight
+
+
+def test_a_result_of_an_earlier_imcil_has_no_checksum(tmp_path: Path) -> None:
+    folder = done(config("replay", **TINY), tmp_path / "run")
+    content, right = read_json(folder.result), folder.read_result()
+    del content["sha256"]
+    write_json(folder.result, content)
+    assert folder.state == "done" and folder.read_result() == right == content
 
 
 BACKBONE = """

@@ -20,7 +20,8 @@ fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_fo
 def source(tmp_path: Path) -> Path:
     content = fake.config("dgr")
     content["dataset"]["root"] = "/home/somebody/images"
-    fake.write_run(tmp_path / "source", content, details=True)
+    finished = RunFolder(tmp_path / "source" / "runs" / fake.write_run(tmp_path / "source", content, details=True))
+    finished.write_result(read_json(finished.result))  # with its checksum
     fake.write_run(tmp_path / "source", fake.config("replay"), finished=False)
     return tmp_path / "source"
 
@@ -43,6 +44,7 @@ def test_finished_runs_keep_what_tables_and_figures_read(source: Path, tmp_path:
     assert "somebody" not in "".join(path.read_text(errors="ignore") for path in there.path.rglob("*.json*"))
     for part in ("metrics", "cost", "result", "stream", "environment"):
         assert getattr(there, part).read_bytes() == getattr(here, part).read_bytes(), part
+    assert "sha256" in read_json(there.result) and there.state == "done"
     assert (tmp_path / "target" / "summary.csv").is_file()
 
 

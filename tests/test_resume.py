@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from small_run import Killed, KilledAt, chop, config, done, interrupt, repeatable, states
+from small_run import TINY, Killed, KilledAt, chop, config, done, interrupt, repeatable, states
 
 from benchmark import checkpoint, run
 from benchmark.config import RunConfig
 from benchmark.engines.worker import carry_out
 from benchmark.errors import UserError
 from benchmark.interruption import Interrupted, StopRequest
-from benchmark.store import RunFolder, append_jsonl, read_jsonl
+from benchmark.store import RunFolder, append_jsonl, read_json, read_jsonl
 from strategies import registry
 from strategies.replay import Replay
 
@@ -99,6 +99,30 @@ def test_random_numbers_of_torch_and_counters_of_avalanche_go_on(tmp_path: Path,
     straight = done(wanted, tmp_path / "straight")
     assert repeatable(folder) == repeatable(straight)
     assert straight.metrics.read_bytes() != done(every_step("replay"), tmp_path / "replay").metrics.read_bytes()
+
+
+def test_another_version_is_told_and_both_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    """In one line, which log.txt holds too; an environment that comes back is listed once, a fresh run lists none."""
+    wanted, folder = config("replay", **TINY), RunFolder(tmp_path / "run")
+    installed = run.version
+    seen = []
+    for number in ("1.0", "2.0", "1.0", "1.0"):
+        monkeypatch.setattr(run, "version", lambda name, n=number: n if name == "imcil" else installed(name))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with folder.noting_warnings():
+                interrupt(wanted, folder, 1)
+        seen.append([str(warning.message) for warning in caught if "goes on with" in str(warning.message)])
+    torch_is = f"torch {installed('torch')}"
+    there = f"The run was trained with imcil 1.0 and {torch_is} so far and goes on with imcil 2.0 and {torch_is}"
+    back = f"The run was trained with imcil 2.0 and {torch_is} so far and goes on with imcil 1.0 and {torch_is}"
+    assert seen == [[], [there], [back], []]
+    noted = [line.split("UserWarning: ")[1] for line in folder.log.read_text().splitlines() if "goes on with" in line]
+    assert noted == [there, back]
+    environment = read_json(folder.environment)
+    assert environment["versions"]["imcil"] == "1.0"
+    assert [each["versions"]["imcil"] for each in environment["earlier"]] == ["1.0", "2.0"]
+    assert "earlier" not in environment["earlier"][1]
 
 
 def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> None:
