@@ -44,7 +44,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -74,7 +74,7 @@ def create(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             path.unlink()
@@ -99,7 +99,7 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     if created:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def append_text(path: str | Path, text: str) -> None:
@@ -231,7 +231,8 @@ def _whole_lines(data: bytes) -> bytes:
     return data if _parse_object(body[start:]) is not None else data[:start]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names of its files outlast a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -152,6 +152,28 @@ def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path):
     cached_arrays("set", {}, tmp_path, build)
 
 
+def test_an_entry_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Power may fail at any moment: the files, then their names, then the name of the entry."""
+    calls: list[object] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        fsync(file)
+        calls.append(os.fstat(file).st_ino)
+
+    def renamed(source: Path, target: Path) -> None:
+        replace(source, target)
+        calls.append("renamed")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    cached_arrays("set", {}, tmp_path, build)
+    (entry,) = tmp_path.glob("set-*[!k]")
+    files = {path.stat().st_ino for path in entry.iterdir()}
+    assert len(files) == 4 and set(calls[:4]) == files
+    assert calls[4:] == [entry.stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "garbage"])
 def test_a_damaged_entry_is_rebuilt(tmp_path: Path, damage: str):
     cached_arrays("set", {}, tmp_path, build)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark.errors import UserError
+from benchmark.files import sync_folder
 
 try:
     import fcntl
@@ -116,13 +117,21 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def _build(entry: Path, build: Callable[[CacheWriter], None]) -> None:
-    """Build in a temporary folder beside the entry, then rename it: readers see all of it or nothing."""
+    """Build in a temporary folder beside the entry, then rename it: readers see all of it or nothing.
+
+    It is on the disk before it has its name: after a loss of power, pages of zeros would pass for images.
+    """
     working = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
     try:
         build(CacheWriter(working))
         if entry.exists() and _read(entry) is None:  # damaged; a good one is that of a builder that overtook us
             shutil.rmtree(entry)
+        for path in working.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(working)
         _rename_folder(working, entry)
+        sync_folder(entry.parent)
     finally:
         shutil.rmtree(working, ignore_errors=True)
 
