@@ -34,6 +34,7 @@ from benchmark.store import (
     DamagedFile,
     RunFolder,
     append_jsonl,
+    read_bytes,
     read_json,
     read_jsonl,
     write_bytes,
@@ -99,7 +100,8 @@ def execute(
     done = previous.experience if previous else 0
     checkpoint.remove(folder, newer_than=previous)  # unusable ones would outlive new ones
     records = _cut(folder.metrics, done)
-    _cut(folder.diagnostics, done)
+    if observers:
+        _cut(folder.diagnostics, done)
     saver = checkpoint.CheckpointPlugin(folder, run, vars(resolved), stop)
     learner.plugins.append(saver)
     learner.on_stage_step = partial(_stop_in_stage, folder, stop)
@@ -162,9 +164,11 @@ def _stop_in_stage(folder: RunFolder, stop: StopRequest) -> None:
 
 
 def _last_checkpoint(run: RunConfig, folder: RunFolder) -> checkpoint.Checkpoint | None:
-    """The checkpoint to continue from; None where no line of metrics.jsonl can be trusted: the run starts anew."""
+    """The checkpoint to continue from; None where no line of a file that it writes can be trusted: it starts anew."""
     try:
         recorded = len(read_jsonl(folder.metrics))
+        if run.metrics.diagnostics:
+            read_jsonl(folder.diagnostics)
     except DamagedFile as error:
         warnings.warn(f"{error} The run starts anew.", stacklevel=2)
         recorded = 0
@@ -191,7 +195,7 @@ def _with_earlier(found: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
 def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
     """Cut a line file back to its first experiences, in one step; returns their records."""
     records = read_jsonl(path) if experiences else []
-    lines = path.read_bytes().splitlines(keepends=True) if records else []
+    lines = read_bytes(path).splitlines(keepends=True) if records else []
     kept = [(line, record) for line, record in zip(lines, records, strict=False) if record["experience"] < experiences]
     if path.exists():
         write_bytes(path, b"".join(line for line, _ in kept))

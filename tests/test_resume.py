@@ -271,6 +271,25 @@ def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Pat
     assert repeatable(folder) == repeatable(finished)
 
 
+@pytest.mark.parametrize("still_recorded", [True, False])
+def test_damaged_diagnostics_end_no_run(tmp_path: Path, still_recorded: bool) -> None:
+    """They are recorded from the first experience on again, if they are still wanted; else they are let alone."""
+    wanted = config("replay", **TINY, metrics__diagnostics=True)
+    straight = done(wanted, tmp_path / "straight")
+    folder = RunFolder(tmp_path / "killed")
+    interrupt(wanted, folder, 1)
+    folder.diagnostics.write_bytes(damaged := b"\x00\x00\n" + folder.diagnostics.read_bytes())
+    trained: list[int] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        now = config("replay", **TINY, metrics__diagnostics=still_recorded)
+        run.execute(now, folder, lambda event: trained.append(event["experience"]))
+    assert any("line 1 is not a JSON object. The run starts anew" in str(w.message) for w in caught) == still_recorded
+    assert trained == ([0, 1] if still_recorded else [1])
+    assert folder.result.read_bytes() == straight.result.read_bytes()
+    assert folder.diagnostics.read_bytes() == (straight.diagnostics.read_bytes() if still_recorded else damaged)
+
+
 def test_checkpoints_are_plain_state(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "killed")
     interrupt(config("bic"), folder, 1)
