@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import EPOCHS, chop, config, done
+from small_run import EPOCHS, Killed, chop, config, done
 
+from benchmark import run
+from benchmark.accounting import run_cost
+from benchmark.checkpoint import CheckpointPlugin
 from benchmark.store import RunFolder, read_json, read_jsonl
 
 BATCH, HELD = 16, (0, 6, 12)  # 3 exemplars of each old class
@@ -62,3 +65,22 @@ def test_interruptions_change_no_count(strategy: str, tmp_path: Path) -> None:
     assert len(counts) > 10
     for name in counts:
         assert column(killed, name) == column(straight, name), name
+
+
+def test_a_kill_between_a_line_and_its_checkpoint_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The experience is trained again and has two lines; its counts are taken once, its seconds add up."""
+
+    def killed(saver: CheckpointPlugin, state: dict[str, Any]) -> None:
+        raise Killed
+
+    folder, straight = RunFolder(tmp_path / "killed"), done(config("replay"), tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CheckpointPlugin, "end", killed)
+        run.execute(config("replay"), folder)
+    run.execute(config("replay"), folder)
+    assert column(folder, "experience") == [0, 0, 1, 2]
+    found, right = (run_cost(read_jsonl(each.cost)) for each in (folder, straight))
+    assert found["train_seconds"] == pytest.approx(sum(column(folder, "train_seconds")))
+    for name in right:
+        if "seconds" not in name and "peak" not in name:
+            assert found[name] == right[name], name
