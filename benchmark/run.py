@@ -197,8 +197,9 @@ def _cut(path: Path, experiences: int) -> list[dict[str, Any]]:
     records = read_jsonl(path) if experiences else []
     lines = read_bytes(path).splitlines(keepends=True) if records else []
     kept = [(line, record) for line, record in zip(lines, records, strict=False) if record["experience"] < experiences]
-    if path.exists():
-        write_bytes(path, b"".join(line for line, _ in kept))
+    content = b"".join(line for line, _ in kept)
+    if path.exists() and read_bytes(path) != content:  # its time tells whether the run moved on
+        write_bytes(path, content)
     return [record for _, record in kept]
 
 

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmark.engines import worker
 from benchmark.engines.worker import work
 from benchmark.interruption import StopRequest
 
@@ -131,3 +132,8 @@ def ask_before_checkpoints(told: Connection) -> None:
         sync(descriptor)
 
     os.fsync = asking
+
+
+def never_give_up(told: Connection) -> None:
+    """Have it try a run again that any number of workers died over before they could save anything."""
+    worker.MOST_DEATHS = 1_000_000

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forks import Fork, ask_before_checkpoints
+from forks import Fork, ask_before_checkpoints, never_give_up
 from mounts import fill_a_disk, sweep_a_full_disk, use_read_only, with_own_mounts
 from PIL import Image
 from small_run import TINY, config, done, execute, interrupt, repeatable, states
@@ -90,7 +90,7 @@ def kill_often(directory: Path, folders: Sequence[RunFolder], times: int, seed: 
     rng = random.Random(seed)
     reached = dict.fromkeys(folders, "")
     finished: Counter[str | None] = Counter()
-    crew: list[Fork | None] = [Fork(directory, paced=True), Fork(directory, paced=True)]
+    crew: list[Fork | None] = [Fork(directory, never_give_up, paced=True) for _ in range(2)]
     kills = 0
     while kills < times and any(crew):
         place = rng.choice([place for place, fork in enumerate(crew) if fork])
@@ -101,7 +101,7 @@ def kill_often(directory: Path, folders: Sequence[RunFolder], times: int, seed: 
         if victim.hear("step", steps):
             time.sleep(rng.random() * 0.03)  # to be met while it computes, evaluates, writes, claims
             kills += victim.kill()
-            crew[place] = Fork(directory, paced=True)
+            crew[place] = Fork(directory, never_give_up, paced=True)
         else:  # nothing is left for it
             assert victim.end() == 0
             crew[place] = None
@@ -113,7 +113,7 @@ def kill_often(directory: Path, folders: Sequence[RunFolder], times: int, seed: 
     for fork in crew:
         if fork:
             fork.allow()
-    for fork in [*crew, Fork(directory)]:  # the last one takes what the dead left to nobody
+    for fork in [*crew, Fork(directory, never_give_up)]:  # the last one takes what the dead left to nobody
         if fork:
             assert fork.end() == 0
             finished.update(name for kind, name in fork.events if kind == "done")

@@ -65,7 +65,7 @@ def test_differences_may_be_of_some_runs() -> None:
     every = readme.differences(ROOT, "results/reference/quick", "baseline=dgr")
     lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocol=lfs")
     assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
-    with pytest.raises(UserError, match="COLUMN=VALUE"):
+    with pytest.raises(UserError, match='no column "protocl"'):
         readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocl=lfs")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,13 @@ def test_diagnostics_may_be_switched_on_between_attempts(finished: RunFolder, tm
     run.execute(config("icarl", metrics__diagnostics=True), folder)
     assert [record["experience"] for record in read_jsonl(folder.diagnostics)] == [1, 2]
     assert folder.result.read_bytes() == finished.result.read_bytes()
+
+
+def test_to_go_on_is_no_progress(tmp_path: Path) -> None:
+    """What is whole is not written again: workers that die one after the other would seem to move the run on."""
+    path = tmp_path / "metrics.jsonl"
+    for experience in (0, 1):
+        append_jsonl(path, {"experience": experience})
+    os.utime(path, (1, 1))
+    assert len(run._cut(path, 2)) == 2 and path.stat().st_mtime == 1
+    assert len(run._cut(path, 1)) == 1 and path.stat().st_mtime > 1
