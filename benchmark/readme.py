@@ -60,7 +60,7 @@ def differences(root: Path, directory: str, *options: str) -> str:
     from benchmark.tables import differences_table
 
     given = dict(option.partition("=")[::2] for option in options)
-    if "baseline" not in given:
+    if "baseline" not in given or not all("=" in option for option in options):
         raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC and COLUMN=VALUE.")
     where = [option for option in options if not option.startswith(("baseline=", "metric="))]
     summary = _chosen(summarise(root / directory)[0], where)

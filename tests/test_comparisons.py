@@ -243,9 +243,14 @@ def test_a_block_of_differences(tmp_path):
     text = readme.regenerate(page, tmp_path)
     assert "**Paired differences to base." in text and "+20.00 |" in text
     assert readme.regenerate(text, tmp_path) == text
-    for call in ("differences results", "differences results base", "differences results baseline=base seed=3"):
-        with pytest.raises(UserError, match="baseline=ROW"):
-            readme.regenerate(f"<!-- generated: {call} -->\n<!-- end -->\n", tmp_path)
+    for options, message in (
+        ("", "baseline=ROW"),
+        ("base", "baseline=ROW"),
+        ("baseline=base lfs", "baseline=ROW"),
+        ("baseline=base seed=3", 'no column "seed"'),
+    ):
+        with pytest.raises(UserError, match=message):
+            readme.regenerate(f"<!-- generated: differences results {options} -->\n<!-- end -->\n", tmp_path)
 
 
 # --- damage
