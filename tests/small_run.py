@@ -42,6 +42,22 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+class AskedAfter(StopRequest):
+    """Asks to stop at every look but the first few."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        super().__init__()
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None: ...
+
+
 class KilledAt(StopRequest):
     """Ends the process when it is looked at for the `looks`-th time: after every step of training and of stages."""
 

@@ -26,13 +26,12 @@ import torch
 from forks import Fork, ask_before_checkpoints, never_give_up
 from mounts import fill_a_disk, sweep_a_full_disk, use_read_only, with_own_mounts
 from PIL import Image
-from small_run import TINY, config, done, execute, interrupt, repeatable, states
+from small_run import TINY, AskedAfter, config, done, execute, interrupt, repeatable, states
 
 from benchmark import checkpoint, run
 from benchmark.accounting import run_cost
 from benchmark.config import RunConfig
 from benchmark.errors import UserError
-from benchmark.interruption import StopRequest
 from benchmark.plan import planned_runs, write_plan
 from benchmark.status import print_status
 from benchmark.store import RunFolder, RunRecord, load_runs, read_json, read_jsonl, write_json
@@ -685,22 +684,6 @@ def test_a_run_moves_between_cpu_and_gpu(devices: tuple[str, str], tmp_path: Pat
         with pytest.raises(SystemExit) if limit == 9 else warnings.catch_warnings():
             run.execute(wanted, folder, device=device, stop=AskedAfter(limit))
     assert folder.state == "done" and read_json(folder.environment)["resolved"]["device"] == devices[1]
-
-
-class AskedAfter(StopRequest):
-    """Asks to stop when it was looked at so often."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-        super().__init__()
-
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None: ...
 
 
 def test_every_count_of_the_readme_is_held_by_a_test() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from small_run import TINY, Killed, KilledAt, chop, config, done, interrupt, repeatable, states
+from small_run import TINY, AskedAfter, Killed, KilledAt, chop, config, done, interrupt, repeatable, states
 
 from benchmark import checkpoint, run
 from benchmark.config import RunConfig
@@ -139,22 +139,6 @@ def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> N
     run.execute(wanted, folder, lambda event: trained.append((event["experience"], event["epoch"])))
     assert trained == [(2, 1), (2, 2)]
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
-
-
-class AskedAfter(StopRequest):
-    """Asks to stop at every look but the first few."""
-
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
-        super().__init__()
-
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None: ...
 
 
 def test_a_stage_that_never_has_the_time_it_takes_fails(tmp_path: Path) -> None:
