@@ -49,12 +49,15 @@ def run_sweep(
     if finished:
         print(f"{finished} of {len(runs)} runs are finished already.")
     failures: dict[str, str] = {}
+    planned = False
     if pending:
         view = LiveView([run.run_name for run in pending])
 
         def listen(kind: str, name: str | None, content: Any) -> None:
+            nonlocal planned
             if kind == "checked":  # a mistake leaves nothing behind
                 write_plan(directory, runs)
+                planned = True
                 threading.Thread(target=_import_early, daemon=True).start()
                 for folder in (folders[run.run_name] for run in pending):
                     if folder.state == "failed":
@@ -73,7 +76,10 @@ def run_sweep(
         except Detached:
             return 0
         except Interrupted:
-            print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
+            if planned:
+                print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
+            else:  # there may be no folder that `retry` could read
+                print("Stopped before any run began; the same command starts again.", file=sys.stderr)
             return RESUMABLE
     else:
         write_plan(directory, runs)

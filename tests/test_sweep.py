@@ -21,8 +21,10 @@ from benchmark import store
 from benchmark.cli import main
 from benchmark.config import load, validated
 from benchmark.errors import UserError
+from benchmark.interruption import Interrupted
 from benchmark.plan import planned_runs, write_plan
 from benchmark.store import RunFolder, load_runs, read_json, read_jsonl
+from benchmark.sweep import run_sweep
 
 CONFIG = """
 # A few seconds of digits.
@@ -345,6 +347,19 @@ def test_a_stopped_sweep_leaves_no_worker_behind(place: Path, how: signal.Signal
         ]
     assert {record.state for record in load_runs(place / "out")} <= {"pending", "interrupted"}
     assert len(planned_runs(place / "out")) == 2
+
+
+def test_a_sweep_stopped_before_its_plan_names_no_folder_to_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class StoppedAtOnce:
+        def run(self, runs: Any, fail_fast: bool = False) -> None:
+            raise Interrupted
+
+    runs = load("quick").runs()
+    assert run_sweep(runs, tmp_path / "out", lambda directory, listen: StoppedAtOnce()) == 75
+    assert capsys.readouterr().err.endswith("Stopped before any run began; the same command starts again.\n")
+    assert not (tmp_path / "out").exists()
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
