@@ -3,8 +3,8 @@
 One is written after every experience, and inside it every `training.checkpoint_minutes`, at the end of the epochs where
 stages follow, and when the run is asked to stop. A checkpoint stands alone: the state of the learner when the
 experience began, and, inside the experience, its progress since then. To resume, the hooks before the first epoch run
-again from that state, which makes teachers and counts as they were; then the progress is loaded. Choosing exemplars and
-stages start again from the end of the epochs.
+again from that state, which makes teachers and counts as they were; then the progress is loaded. Exemplars are chosen
+again from the end of the epochs, then stages go on from the end of one of their own epochs.
 
 They are read with `weights_only=True`, so a stranger's checkpoint cannot execute code.
 """
@@ -15,6 +15,7 @@ import io
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from benchmark.store import RunFolder, read_bytes, write_bytes
 
 FORMAT = 2
 KEPT = 2
+STAGE_SECONDS = 5.0  # a stage holds its last state in memory, so old at most and an epoch: copies cost time
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """Its file's name; names are in the order of progress."""
-        return f"{self.experience:04d}-{self.steps:08d}.pt"
+        return f"{self.experience:04d}-{self.steps + self.stage_steps:08d}.pt"
+
+    @property
+    def stage_steps(self) -> int:
+        """Steps of the experience's stages so far."""
+        reached = ((self.progress or {}).get("stages") or [None])[-1]
+        return int(reached["compute"]["stage_steps"]) if reached else 0
 
 
 def write(folder: RunFolder, checkpoint: Checkpoint) -> None:
@@ -134,23 +142,33 @@ class CheckpointPlugin(SupervisedPlugin):
     """Writes checkpoints inside experiences; put it behind all other plugins, Avalanche's own included.
 
     Between two of them lie `training.checkpoint_minutes`; a tenth of that where a long unit ends, the epochs.
+
+    Attributes
+    ----------
+    epochs_end : progress at the end of the experience's epochs where stages follow, else None.
+    stages : the newest state inside them that is not written yet, else None.
     """
 
     def __init__(self, folder: RunFolder, run: RunConfig, resolved: dict[str, Any], stop: StopRequest) -> None:
         super().__init__()
         self.folder, self.run, self.resolved, self.stop = folder, run, resolved, stop
         self.interval = 60 * run.training.checkpoint_minutes
-        self.saved_at = time.monotonic()
+        self.saved_at = self.held_at = time.monotonic()
 
-    def begin(self, experience: int, state: dict[str, Any] | None, steps: int = 0, seconds: float = 0.0) -> None:
-        """An experience begins from `state` (kept as it is), or goes on after some steps and seconds of it."""
-        self.experience, self.state, self.steps = experience, state, steps
-        self.started = time.perf_counter() - seconds
+    def begin(self, experience: int, state: dict[str, Any] | None, previous: Checkpoint | None = None) -> None:
+        """An experience begins from `state` (kept as it is), or goes on where the previous attempt left it."""
+        self.experience, self.state, self.steps = experience, state, previous.steps if previous else 0
+        self.epochs_end = previous.progress if previous else None  # the current one, if no epoch is left to train
+        self.stages: list[Any] | None = None
+        self.started = time.perf_counter() - (previous.seconds if previous else 0.0)
 
     @property
     def seconds(self) -> float:
         """Spent on this experience so far, in earlier attempts too as far as they were saved."""
         return time.perf_counter() - self.started
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.epochs_end = None
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         self.steps += 1
@@ -161,11 +179,29 @@ class CheckpointPlugin(SupervisedPlugin):
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if strategy.epoch < strategy.train_epochs:
             return
-        if strategy.parts.stages or time.monotonic() >= self.saved_at + self.interval / 10:
+        self.held_at = time.monotonic()
+        if strategy.parts.stages:
+            self.epochs_end = detached(strategy.progress_dict())
+            self._write(self.epochs_end)
+        elif time.monotonic() >= self.saved_at + self.interval / 10:
             self.save(strategy)
 
+    def after_stage_epoch(self, states: Callable[[], list[Any]]) -> None:
+        """An epoch of a stage is over; `states` returns the progress of all stages."""
+        now = time.monotonic()
+        if now >= self.held_at + min(STAGE_SECONDS, self.interval / 10):
+            self.stages, self.held_at = detached(states()), now
+            if now >= self.saved_at + self.interval:
+                self.save_stages()
+
+    def save_stages(self) -> None:
+        """Write the newest state inside a stage, if there is one that is not written."""
+        if self.stages is not None and self.epochs_end is not None:
+            self._write({**self.epochs_end, "stages": self.stages})
+            self.stages = None
+
     def save(self, strategy: Any) -> None:
-        """Write a checkpoint inside the experience."""
+        """Write a checkpoint inside the epochs of an experience."""
         self._write(strategy.progress_dict())
 
     def end(self, state: dict[str, Any]) -> None:

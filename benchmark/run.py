@@ -50,7 +50,7 @@ from strategies.template import IncrementalLearner, Optimisation
 
 Prepared = tuple[Recipe, LongTailedBenchmark, datasets.ImageArrays]
 Progress = Callable[[dict[str, Any]], None]
-MOST_STAGE_STOPS = 3  # in a row in the same stage; the first may have had other work before
+MOST_STAGE_STOPS = 3  # in a row in the same epochs of a stage; the first may have had other work before
 COMPILE_PAYS_FROM = 100_000  # image passes: compiling costs about 30 s and saves about 0.35 ms an image
 
 
@@ -104,11 +104,12 @@ def execute(
         _cut(folder.diagnostics, done)
     saver = checkpoint.CheckpointPlugin(folder, run, vars(resolved), stop)
     learner.plugins.append(saver)
-    learner.on_stage_step = partial(_stop_in_stage, folder, stop)
-    saver.begin(0, None)
+    learner.on_stage_step = partial(_stop_in_stage, folder, stop, saver)
+    learner.on_stage_epoch = saver.after_stage_epoch
+    saver.begin(done, previous.state if previous else None, previous)
     if previous:
-        folder.note(f"goes on after experience {done} of {len(experiences)}, step {previous.steps} of the next")
-        saver.begin(done, previous.state, previous.steps, previous.seconds)
+        stage = f" and {previous.stage_steps} of its second stages" if previous.stage_steps else ""
+        folder.note(f"goes on after experience {done} of {len(experiences)}, step {previous.steps} of the next{stage}")
         if previous.state:
             learner.load_state_dict(checkpoint.detached(previous.state), experiences[:done])
         if previous.progress:
@@ -142,22 +143,23 @@ class NoProgress(RuntimeError):
     """A run is stopped again and again before it can save anything."""
 
 
-def _stop_in_stage(folder: RunFolder, stop: StopRequest) -> None:
-    """Stop if that was requested. A stage saves nothing and begins again, so this must not go on for ever.
+def _stop_in_stage(folder: RunFolder, stop: StopRequest, saver: checkpoint.CheckpointPlugin) -> None:
+    """Stop if that was requested. An epoch of a stage begins again, so this must not go on for ever.
 
     Raises
     ------
     Interrupted : the run stopped.
-    NoProgress : so many attempts ended in this stage before.
+    NoProgress : so many attempts before ended in this stage without a newer state of it to save.
     """
     if not stop.requested:
         return
+    saver.save_stages()
     if folder.held:
         place = max((path.name for path in folder.checkpoints.glob("*.pt")), default="the beginning")
         if (stops := folder.held.stops(place)) >= MOST_STAGE_STOPS:
             raise NoProgress(
                 f"its second stage takes longer than the time it is given: {stops + 1} attempts in a row were stopped "
-                "in it, and it begins again every time. Give it a longer time limit, or the stage fewer epochs"
+                "in it before they had anything new to save. Give it a longer time limit, or the stage smaller epochs"
             )
         folder.held.stopped_at = place
     raise Interrupted

@@ -6,14 +6,16 @@ A stage trains some parameters, on batches of its own, with a loss of its own. I
 - `FreshFeatures`: its features of augmented images, computed anew in every epoch where there is augmentation;
 - `Images`: augmented images, for a stage that trains the backbone as well.
 
-A stage starts from the state at its beginning and draws every random number from the generator it is given, so that
-running it again from there gives the same end.
+A stage starts from the state at its beginning, draws every random number from the generator it is given, and changes
+only its parameters and the network. So running it again from its beginning gives the same end, and so does preparing it
+again and going on from a `StageProgress` saved after one of its epochs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -140,19 +142,34 @@ class Stage:
     batches: Callable[[Any, AvalancheDataset, int, torch.Generator], Batches] = CachedFeatures
     after_backward: Callable[[Sequence[nn.Parameter], int, int, torch.Generator], None] | None = None
 
-    def run(self, strategy: Any, generator: torch.Generator) -> None:
-        """Train the stage."""
+    def run(
+        self,
+        strategy: Any,
+        generator: torch.Generator,
+        resumed: dict[str, Any] | None = None,
+        on_epoch: Callable[[StageProgress], None] = lambda progress: None,
+    ) -> StageProgress | None:
+        """Train the stage, or what is left of it; returns its end, None if it is skipped.
+
+        Parameters
+        ----------
+        resumed : state of its progress, from an attempt that began where this one does.
+        on_epoch : called after each epoch.
+        """
         dataset = self.data(strategy)
         if dataset is None:
-            return
+            return None
         groups: Any = list(self.parameters(strategy))
         optimizer = torch.optim.SGD(groups, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         rates = [group["lr"] for group in optimizer.param_groups]
         batches = self.batches(strategy, dataset, self.batch_size, generator)
+        progress = StageProgress(strategy, parameters, optimizer, generator)
+        if resumed:
+            progress.load_state_dict(resumed)
         strategy.model.train()
         with only(parameters, strategy.model):
-            for epoch in range(self.epochs):
+            for epoch in range(progress.epoch, self.epochs):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * self.schedule.factor(epoch, self.epochs)
                 for batch in batches:
@@ -165,7 +182,43 @@ class Stage:
                         strategy.on_stage_step()
                     if hasattr(strategy.model, "compute"):
                         strategy.model.compute.stage_steps += 1
+                progress.epoch = epoch + 1
+                on_epoch(progress)
             optimizer.zero_grad(set_to_none=True)
+        return progress
+
+
+@dataclass
+class StageProgress:
+    """A stage after `epoch` of its epochs, for the templates that save it (`state.ResumableState`)."""
+
+    strategy: Any
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "network": self.strategy.model.state_dict(),
+            "parameters": [p.detach() for p in self.parameters],  # not all need be the network's
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": self.strategy.random_state(),
+            "compute": self.strategy.model.compute.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.strategy.model.load_state_dict(state["network"])
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.strategy.set_random_state(state["random"])
+        self.strategy.model.compute.load_state_dict(state["compute"])
 
 
 @contextmanager
@@ -189,11 +242,17 @@ class Unit(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, strategy: Any, generator: torch.Generator) -> None: ...
+    def run(self, strategy: Any, generator: torch.Generator) -> object: ...
 
 
 class StageRunner(SupervisedPlugin):
-    """Runs stages at the end of an experience; put it behind all other plugins."""
+    """Runs stages at the end of an experience; put it behind all other plugins.
+
+    A template that saves progress inside stages has `resumed_stages`, what it saved before, and
+    `on_stage_epoch(states)`, called after each epoch of a `Stage`. `states()` returns what to save: the end of every
+    stage before, and where the current one is. To resume, all are prepared again, each in the state it began in, and go
+    on from there. Other units run again as a whole.
+    """
 
     def __init__(self, stages: Sequence[Unit]) -> None:
         super().__init__()
@@ -202,5 +261,18 @@ class StageRunner(SupervisedPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         seed = derive_seed(getattr(strategy, "seed", 0), "stage", strategy.experience.current_experience)
         generator = torch.Generator().manual_seed(seed)
-        for stage in self.stages:
-            stage.run(strategy, generator)
+        resumed, saves = getattr(strategy, "resumed_stages", []), hasattr(strategy, "on_stage_epoch")
+        ends: list[dict[str, Any] | None] = []
+
+        def tell(progress: StageProgress) -> None:
+            if saves:
+                strategy.on_stage_epoch(lambda: [*ends, progress.state_dict()])
+
+        for number, stage in enumerate(self.stages):
+            if not isinstance(stage, Stage):
+                stage.run(strategy, generator)
+                ends.append(None)
+                continue
+            end = stage.run(strategy, generator, resumed[number] if number < len(resumed) else None, tell)
+            more = saves and number + 1 < len(self.stages)
+            ends.append(deepcopy(end.state_dict()) if end and more else None)

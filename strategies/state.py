@@ -34,6 +34,7 @@ class ResumableState:
     _loss_sum: Tensor
     _epoch_start: dict[str, Tensor]  # random numbers as they were before the epoch's order was drawn
     _resumed: dict[str, Any] | None = None  # state inside the experience, still to be loaded
+    resumed_stages: list[Any]
 
     def state_dict(self) -> dict[str, Any]:
         """State between experiences."""
@@ -65,11 +66,11 @@ class ResumableState:
             "compute": self.model.compute.state_dict(),
             "loss_sum": self._loss_sum,
             "epoch_start": self._epoch_start,
-            "random": self._random_state(),
+            "random": self.random_state(),
         }
 
     def resume_progress(self, progress: dict[str, Any]) -> None:
-        """Have the next `train` go on where `progress_dict` was taken.
+        """Have the next `train` go on where `progress_dict` was taken; `stages` in it is what `StageRunner` told.
 
         The learner must be as it was when that experience began: freshly built for the first one, else with the state
         of that moment loaded.
@@ -79,10 +80,10 @@ class ResumableState:
     def _batches(self) -> Iterator[list[Tensor]]:
         """The epoch's batches; on resume those not seen yet, in the order that was drawn then."""
         if not self._resumed:
-            self._epoch_start = self._random_state()
+            self._epoch_start = self.random_state()
             return iter(self.dataloader)
-        self._set_random_state(self._resumed["epoch_start"])
-        self._epoch_start = self._random_state()
+        self.set_random_state(self._resumed["epoch_start"])
+        self._epoch_start = self.random_state()
         seen = self._resumed["batch"]
         if hasattr(self.dataloader, "iterate_from"):
             batches = self.dataloader.iterate_from(seen)
@@ -101,7 +102,8 @@ class ResumableState:
         self.epoch, self.batch, self.images_trained = (progress[key] for key in ("epoch", "batch", "images_trained"))
         self.model.compute.load_state_dict(progress["compute"])
         self._loss_sum = progress["loss_sum"].to(self.device)
-        self._set_random_state(progress["random"])
+        self.set_random_state(progress["random"])
+        self.resumed_stages = progress.get("stages", [])
 
     def _load_values(self, state: dict[str, Any]) -> None:
         for name, plugin in self._named_plugins().items():
@@ -110,14 +112,14 @@ class ResumableState:
         self.model.load_state_dict(state["network"])
         self.clock.__dict__.update(state["clock"])
 
-    def _random_state(self) -> dict[str, Tensor]:
+    def random_state(self) -> dict[str, Tensor]:
         """Of the batches' generator and of torch; reading it does not wait for the device."""
         state = {"batches": self.generator.get_state(), "torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
-    def _set_random_state(self, state: dict[str, Tensor]) -> None:
+    def set_random_state(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["batches"])
         torch.set_rng_state(state["torch"])
         if self.device.type == "cuda" and "cuda" in state:  # it may come from another device

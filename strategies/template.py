@@ -62,6 +62,7 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
     ----------
     epoch, batch : epochs complete in this experience, batches done of the current one.
     on_stage_step : called after each step of a stage; whatever it raises ends the training.
+    on_stage_epoch, resumed_stages : see `StageRunner`.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
         self.observers = list(plugins)
         self.on_epoch = on_epoch
         self.on_stage_step: Callable[[], None] = lambda: None
+        self.on_stage_epoch: Callable[[Callable[[], list[Any]]], None] = lambda states: None
+        self.resumed_stages = []
         self.generator = torch.Generator()
         self.epoch = self.batch = 0
         self.images_trained = 0  # in this experience, replayed ones included
@@ -108,6 +111,7 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
         torch.manual_seed(seed)  # new head rows
         self.generator.manual_seed(seed)  # batches and augmentation
         self.epoch = self.batch = self.images_trained = 0
+        self.resumed_stages = []
         self.model.compute.reset()
         super()._before_training_exp(**kwargs)
 

@@ -14,6 +14,7 @@ from benchmark.config import RunConfig, validated
 from benchmark.engines.worker import carry_out
 from benchmark.interruption import StopRequest
 from benchmark.store import RunFolder
+from strategies import registry
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "digits", "classes": 6},
@@ -26,6 +27,7 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 TINY: dict[str, Any] = {"dataset__classes": 4, "stream__tasks": 2, "training__epochs": 1}  # changes: a tenth of it
 EPOCHS = 2
+STAGES = {"stage_epochs": 40, "stage_steps": 20, "finetune_epochs": 4, "cbf_epochs": 4, "lws_epochs": 4}
 REPEATABLE = ("result.json", "metrics.jsonl", "stream.json", "config.json", "diagnostics.jsonl")
 
 
@@ -36,6 +38,12 @@ def config(strategy: str | dict[str, Any] = "replay", **changes: Any) -> RunConf
         section, _, field = key.partition("__")
         content.setdefault(section, {})[field] = value
     return validated({**content, "strategy": strategy})
+
+
+def short(strategy: str) -> dict[str, Any]:
+    """A method with shorter second stages: with a checkpoint after each of their epochs they would take seconds."""
+    recipe = registry.get(strategy)
+    return {"name": strategy, **{field: epochs for field, epochs in STAGES.items() if hasattr(recipe, field)}}
 
 
 class Killed(BaseException):

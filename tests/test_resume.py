@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from small_run import TINY, AskedAfter, Killed, KilledAt, chop, config, done, interrupt, repeatable, states
+from small_run import TINY, AskedAfter, Killed, KilledAt, chop, config, done, interrupt, repeatable, short, states
 
 from benchmark import checkpoint, run
 from benchmark.config import RunConfig
@@ -36,7 +36,7 @@ FEWER_KILLS = {"gdumb": 5, "ncm": 3}  # methods of fewer steps
 
 def every_step(strategy: str = "replay", **changes: Any) -> RunConfig:
     """The small run with a checkpoint after every step, and diagnostics."""
-    return config(strategy, training__checkpoint_minutes=0, metrics__diagnostics=True, **changes)
+    return config(short(strategy), training__checkpoint_minutes=0, metrics__diagnostics=True, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,43 @@ def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> N
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
 
 
+@pytest.mark.parametrize("strategy", ["eeil_lws", "lucir_gvalign", "podnet_lws", "bic"])
+def test_a_stage_goes_on_from_its_own_epochs(strategy: str, tmp_path: Path) -> None:
+    """Also one that follows another stage, or trains what is not the network's own: each attempt gets on."""
+    wanted = every_step(strategy)
+    straight = done(wanted, tmp_path / "straight")
+    looks = sum(cost["steps"] + cost["stage_steps"] for cost in read_jsonl(straight.cost))
+    folder = RunFolder(tmp_path / "killed")
+    reached = []
+    for _ in range(looks // 8 + 2):  # attempts of 16 steps, of which an epoch may be lost
+        try:
+            run.execute(wanted, folder, stop=KilledAt(16))
+        except Killed:
+            newest = checkpoint.latest(folder, wanted, recorded=9)
+            assert newest is not None
+            if newest.stage_steps:
+                assert newest.progress is not None
+                reached.append([state and state["epoch"] for state in newest.progress["stages"]])
+        else:
+            break
+    assert repeatable(folder) == repeatable(straight)
+    assert read_jsonl(folder.cost)[-1]["stage_steps"] == read_jsonl(straight.cost)[-1]["stage_steps"]
+    assert len({tuple(each) for each in reached}) > 1, reached
+
+
+def test_a_stop_inside_a_stage_loses_less_than_the_interval(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its newest epoch is held in memory, and written when the run is asked to stop."""
+    monkeypatch.setattr(checkpoint, "STAGE_SECONDS", 0.0)
+    wanted, folder = config("bic"), RunFolder(tmp_path / "stopped")
+    for _ in range(5):
+        with pytest.raises(Interrupted):
+            run.execute(wanted, folder, stop=AskedAfter(60))
+    newest = checkpoint.latest(folder, wanted, recorded=9)
+    assert newest is not None and newest.stage_steps > 0
+    run.execute(wanted, folder)
+    assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
+
+
 def test_a_stage_that_never_has_the_time_it_takes_fails(tmp_path: Path) -> None:
     """Four attempts end in it, the last three of which had nothing else to do."""
     wanted = config("bic")
@@ -156,7 +193,7 @@ def test_a_stage_that_never_has_the_time_it_takes_fails(tmp_path: Path) -> None:
         failure["kind"] == "error"
         and "its second stage takes longer than the time it is given: 4 attempts" in failure["exception"]
     )
-    assert "Give it a longer time limit, or the stage fewer epochs" in failure["exception"]
+    assert "Give it a longer time limit, or the stage smaller epochs" in failure["exception"]
 
     folder.forgive()
     assert attempt(AskedAfter(60)) == "interrupted"  # counted anew
