@@ -142,7 +142,11 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
         settings = self.optimisation
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            trainable, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            trainable,
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type == "cuda",  # one kernel; on a CPU it would change the last bits of committed results
         )
 
     def training_epoch(self, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from benchmark.figures import style
 from benchmark.perf.clock import interleave, interval, ratio
+from benchmark.perf.concurrent import runs_at_once
 from benchmark.perf.plot import growth
 from benchmark.perf.tables import speed_tables
 from benchmark.store import write_json
@@ -69,6 +70,21 @@ def test_an_interval_is_of_the_median():
     """60 pairs: from the 22nd to the 39th value; at most 21 heads of 60 have a two-sided p below 0.05."""
     found = interval([float(i) for i in range(60)][::-1], [1.0] * 60)
     assert found == {"ratio": 29.5, "interval": [21.0, 38.0], "pairs": 60}
+
+
+def test_runs_at_once_say_how_busy_the_device_is_where_that_is_known(tmp_path):
+    runs = {
+        "1": {"images_per_second": 9000.4, "utilisation": 31.2},
+        "2": {"images_per_second": 17000, "utilisation": None},
+    }
+    write_json(tmp_path / "perf/concurrent-bf16.json", {"what": "at once", "mode": "bf16", "runs": runs})
+    assert speed_tables(tmp_path, "perf") == "- At once; images a second: 9000 (1, 31 % busy), 17000 (2) (bf16).\n"
+
+
+@pytest.mark.slow
+def test_runs_are_measured_at_once():
+    found = runs_at_once("fp32", "cpu", seconds=1.0, most=2)["runs"]
+    assert list(found) == ["1", "2"] and all(row["images_per_second"] > 0 for row in found.values())
 
 
 @pytest.mark.slow

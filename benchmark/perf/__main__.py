@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmark.figures import style
-from benchmark.perf import large, overhead, scaling, steps, stock, throughput
+from benchmark.perf import concurrent, large, overhead, scaling, steps, stock, throughput
 from benchmark.perf.plot import growth
 from benchmark.perf.setting import config, noise_stream, resolved
 from benchmark.run import environment
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "thousand": scaling.thousand_classes,
     "large": large.loader_and_training,
     "sweep": throughput.sweep_throughput,
+    "concurrent": concurrent.runs_at_once,
     "overhead": overhead.sweep_overhead,
     "reading": overhead.reading,
 }

@@ -49,10 +49,12 @@ def config(strategy: str, mode: str, memory: dict[str, Any] | None = None, **tra
     return RunConfig.model_validate({"strategy": {"name": strategy}, "memory": memory or {}, "training": settings})
 
 
-def make_learner(run: RunConfig, arrays: ImageArrays, benchmark: LongTailedBenchmark) -> IncrementalLearner:
-    """The learner that `imcil run` would train, on the CPU."""
-    loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation)
-    return build_learner(run, check(run), loader, resolve(run, benchmark, "cpu"))
+def make_learner(
+    run: RunConfig, arrays: ImageArrays, benchmark: LongTailedBenchmark, device: str = "cpu"
+) -> IncrementalLearner:
+    """The learner that `imcil run` would train."""
+    loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation, device)
+    return build_learner(run, check(run), loader, resolve(run, benchmark, device))
 
 
 def resolved(run: RunConfig, benchmark: LongTailedBenchmark) -> Resolved:

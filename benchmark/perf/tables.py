@@ -65,6 +65,13 @@ def speed_tables(root: Path, directory: str) -> str:
         elif stem.startswith("sweep-"):
             rows = ", ".join(f"{row['images_per_second']:.0f} ({jobs})" for jobs, row in record["workers"].items())
             lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
+        elif stem.startswith("concurrent-"):
+            rows = ", ".join(
+                f"{row['images_per_second']:.0f} ({count}"
+                + (f", {row['utilisation']:.0f} % busy)" if row["utilisation"] is not None else ")")
+                for count, row in record["runs"].items()
+            )
+            lines.append(f"- {_sentence(record['what'])[:-1]}; images a second: {rows} ({record['mode']}).")
         elif stem.startswith("overhead-"):
             share, run = f"{100 * record['outside']:.1f} %", f"{record['seconds_per_run']:.2f} s a run"
             seconds = record["seconds_outside"]
