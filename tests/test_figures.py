@@ -86,6 +86,14 @@ def test_one_run_has_no_band(tmp_path):
     assert {tuple(v) for v in band.round(9)} == {tuple(v) for v in line.round(9)}
 
 
+@pytest.mark.parametrize(("number", "bands"), [(12, 12), (13, 0)])
+def test_bands_of_many_methods_would_cover_the_lines(tmp_path, number, bands):
+    fake.build(tmp_path, {f"method{i}": ["head"] for i in range(number)}, protocols=(("lfs", 5),), seeds=2)
+    figure = drawn(summary.summarise(tmp_path)[1])
+    assert (len(figure.axes[0].lines), len(figure.axes[0].collections)) == (number, bands)
+    assert ("band: ±" in figure.get_supxlabel()) == bool(bands)
+
+
 def test_forty_methods_look_different_and_alike_in_every_figure():
     names = [f"method {i:02d}" for i in range(40)]
     styles = style.methods(names)

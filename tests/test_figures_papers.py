@@ -310,6 +310,9 @@ def test_many_methods_leave_the_small_print_readable(tmp_path):
         titles = [axis.title.get_window_extent() for axis in figure.axes if axis.get_title()]
         for left, right in pairwise(titles):
             assert abs(left.y0 - right.y0) > 1 or left.x1 < right.x0, name
+        numbers = [text for axis in figure.axes for text in axis.texts if text.get_text().isdigit()]
+        for left, right in pairwise(text.get_window_extent() for text in numbers if name == "ranks"):
+            assert left.x1 < right.x0
 
 
 def test_ranks_agree_with_the_table(results):

@@ -179,6 +179,7 @@ def ranks(results: Results) -> Figure:
         axis.hlines(0, 1, len(names), color="0.2", linewidth=1)
         for tick in range(1, len(names) + 1):
             axis.vlines(tick, 0, 0.2, color="0.2", linewidth=1)
+        for tick in range(1, len(names) + 1, -(-len(names) // 15)):  # more numbers would touch
             axis.text(tick, 0.35, str(tick), ha="center", va="bottom", fontsize=8)
         for i, (name, value) in enumerate(zip(names, values, strict=True)):
             left = i < half

@@ -27,6 +27,7 @@ LABELS = {
     "map": "mAP on seen classes (%)",
     "forgetting": "Forgetting (%)",
 }
+MOST_BANDS = 12  # more methods are drawn without, for bands would cover the lines
 DISTILLATION = {
     "dgr_no_kd": "none",
     "dgr_feature_kd": "feature",
@@ -176,17 +177,17 @@ def curves_figure(
         for i, (axis, setting) in enumerate(zip(axes, settings, strict=True)):
             part = rows[rows["setting"] == setting]
             for method in reversed(methods):  # the best method is drawn last, on top
-                _draw(axis, part[part["method"] == method], metric, looks[method])
+                _draw(axis, part[part["method"] == method], metric, looks[method], band=len(methods) <= MOST_BANDS)
             axis.set_title(_panel_title(part, setting))
             _classes_seen(axis)
             if i % columns == 0:
                 axis.set_ylabel(LABELS.get(metric, f"{metric.replace('_', ' ').capitalize()} (%)"))
         _legend(figure, {method: renamed(method, rename or {}) for method in methods}, looks)
-        style.note(figure, _band(rows), *_protocol(rows))
+        style.note(figure, _band(rows, len(methods) <= MOST_BANDS), *_protocol(rows))
     return figure
 
 
-def _draw(axis: Any, runs: pd.DataFrame, metric: str, look: Mapping[str, Any]) -> None:
+def _draw(axis: Any, runs: pd.DataFrame, metric: str, look: Mapping[str, Any], band: bool = True) -> None:
     """Mean line and band of one method in one panel; nothing when it has no run there."""
     if runs.empty:
         return
@@ -194,8 +195,9 @@ def _draw(axis: Any, runs: pd.DataFrame, metric: str, look: Mapping[str, Any]) -
     grouped = by_step.groupby(level=0)
     mean, sd = grouped.mean(), grouped.std(ddof=1).fillna(0.0)
     x = mean.index.to_numpy(dtype=float)
-    high = (mean + sd).clip(upper=100)  # beyond which no accuracy can be, whatever the deviation
-    axis.fill_between(x, (mean - sd).to_numpy(), high.to_numpy(), color=look["color"], alpha=0.15, linewidth=0)
+    if band:
+        high = (mean + sd).clip(upper=100)  # beyond which no accuracy can be, whatever the deviation
+        axis.fill_between(x, (mean - sd).to_numpy(), high.to_numpy(), color=look["color"], alpha=0.15, linewidth=0)
     axis.plot(x, mean.to_numpy(), **look)
 
 
@@ -233,11 +235,11 @@ def _panel_title(part: pd.DataFrame, setting: str) -> str:
     return setting if setting.startswith(f"{dataset} ") else f"{dataset}, {setting}"
 
 
-def _band(rows: pd.DataFrame) -> str:
+def _band(rows: pd.DataFrame, drawn: bool = True) -> str:
     """What line and band are, with the number of runs behind them."""
     counts = sorted(set(rows.groupby(["method", "setting"])["run"].nunique()))
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    band = "; band: ± 1 standard deviation" if counts[-1] > 1 else ""
+    band = "; band: ± 1 standard deviation" if counts[-1] > 1 and drawn else ""
     return f"Line: mean over {runs} seed{'s' if counts != [1] else ''}{band}."
 
 
