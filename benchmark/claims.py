@@ -1,8 +1,9 @@
 """Who carries out a run: claims, by which any number of workers on any number of machines agree through files alone.
 
 The claims of a run are claim.0001.json, claim.0002.json, … in its folder; the highest number is the one that holds. To
-claim a run is to create the next number with O_EXCL, which works for one worker only on local and network file systems
-alike (flock does not cross all of them). It is tried only when the claim before is released or its owner is dead:
+claim a run is to link the next number to a file of one's own, or to create it with O_EXCL, which works for one worker
+only on local and network file systems alike (flock does not cross all of them); linked, it is never seen empty. It is
+tried only when the claim before is released or its owner is dead:
 
 - on this machine (same boot and process namespace) an owner is dead when its process is gone, by number and start time;
 - on another machine when it has given no sign of life for its `lease`, by the file system's clock. A living owner
@@ -85,6 +86,10 @@ class Hold:
             "since": time.time(), "lease": lease, "mark": mark,
         }  # fmt: skip
         create(self.path, json.dumps(self.owner).encode())
+        for leftover in folder.glob(".claim.*.tmp"):  # of killed writes; who lives to see it finds the number taken
+            of = re.fullmatch(r"\.claim\.(\d{4,9})\.json\..*", leftover.name)
+            if of and int(of[1]) <= number:
+                leftover.unlink(missing_ok=True)
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._heart.start()

@@ -23,6 +23,7 @@ import numpy as np
 from benchmark.errors import UserError
 
 MOST_UNPACKED = 256 * 2**20  # bytes
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK)
 
 
 class DamagedFile(ValueError):
@@ -34,11 +35,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    _write_new(temporary, data)
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -65,16 +63,43 @@ def json_bytes(value: Mapping[str, Any] | list[Any]) -> bytes:
 def create(path: str | Path, data: bytes) -> None:
     """Make a file that must not exist yet: of any number of processes, on any number of machines, one succeeds.
 
-    Raises FileExistsError. After a crash the file may be there and hold less than `data`.
+    It is there with its content or not at all: a link to a file that was written before. A file system without links
+    opens it exclusively; after a crash it may then hold less than `data`. Raises FileExistsError.
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write_new(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileNotFoundError:  # who made `path` removed the leftovers of others
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        except FileExistsError:
+            if temporary.stat().st_nlink != 2:  # else it is ours: a network lost the answer, and asked again
+                raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _write_new(path, data)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    try:
+        sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write and sync a file that does not exist; nothing is left of it where that fails."""
     made = path.open("xb")
     try:
         with made as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             path.unlink()

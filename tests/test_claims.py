@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -241,6 +242,69 @@ def test_the_highest_number_holds(tmp_path: Path) -> None:
         pass
     found = newest(tmp_path)
     assert found is not None and found.number == 10
+
+
+def test_a_claim_is_there_with_its_owner_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a worker killed at any moment of claiming is known to be dead at once, not after the lease."""
+    link, seen = os.link, []
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append((json.loads(source.read_text())["pid"], target.exists()))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", watched)
+    with hold(tmp_path):
+        assert names(tmp_path) == ["claim.0001.json"]
+    assert seen == [(os.getpid(), False)]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_links_takes_claims(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(source: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", without)
+    with hold(tmp_path) as held:
+        assert names(tmp_path) == ["claim.0001.json"]
+        monkeypatch.setattr(claims, "newest", lambda folder: None)  # another looked just before
+        with pytest.raises(AlreadyRunning), hold(tmp_path):
+            pass
+        assert names(tmp_path) == ["claim.0001.json"] and held.number == 1
+
+
+def test_a_network_that_loses_the_answer_to_a_link_and_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def asked_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    with hold(tmp_path) as held:
+        assert names(tmp_path) == ["claim.0001.json"] and held.number == 1
+
+
+def test_what_killed_writes_of_claims_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next owner; a worker that was about to claim the same number finds it taken."""
+    write_claim(tmp_path, 1, age=1000)
+    for number in (1, 2, 3):
+        (tmp_path / f".claim.000{number}.json.0123.tmp").touch()
+    link = os.link
+    outcomes = []
+
+    def overtaken(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        with hold(tmp_path) as other:
+            outcomes.append((other.number, source.exists()))
+            link(source, target)
+
+    monkeypatch.setattr(os, "link", overtaken)
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+    assert outcomes == [(2, False)]
+    assert names(tmp_path) == [".claim.0003.json.0123.tmp", "claim.0001.json", "claim.0002.json"]
 
 
 # --- signs of life ----------------------------------------------------------------------------------------------------

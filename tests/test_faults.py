@@ -310,7 +310,7 @@ class Disk:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls, self.first, self.broken, self.code = 0, 0, 0, 0
-        for name in ("fsync", "replace", "mkdir"):
+        for name in ("fsync", "replace", "mkdir", "link"):
             patch.setattr(os, name, self._guarded(getattr(os, name)))
 
     def breaks(self, first: int, broken: int | None, code: int) -> None:
