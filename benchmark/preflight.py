@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmark.datasets import ImageArrays
     from benchmark.run import Prepared
 
-IN_CHECKPOINT = 3  # copies of the weights: before the experience, now, momentum
+IN_CHECKPOINT = 3  # copies of the weights: before the experience, now, momentum; inside a second stage two more
 IN_MEMORY = 5  # weights, gradients, momentum, the state before the experience, and the checkpoint being written
 CHECKPOINTS = 3  # of one run on disk: two kept, and one being written
 RESULTS = 64 * 1024  # bytes of a run without its confusion matrices

@@ -202,7 +202,7 @@ class StageProgress:
         return {
             "epoch": self.epoch,
             "network": self.strategy.model.state_dict(),
-            "parameters": [p.detach() for p in self.parameters],  # not all need be the network's
+            "outside": [p.detach() for p in self._outside()],
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "random": self.strategy.random_state(),
@@ -213,12 +213,17 @@ class StageProgress:
         self.epoch = state["epoch"]
         self.strategy.model.load_state_dict(state["network"])
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            for parameter, value in zip(self._outside(), state["outside"], strict=True):
                 parameter.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.strategy.set_random_state(state["random"])
         self.strategy.model.compute.load_state_dict(state["compute"])
+
+    def _outside(self) -> list[nn.Parameter]:
+        """What it trains that is not the network's."""
+        network = {id(parameter) for parameter in self.strategy.model.parameters()}
+        return [parameter for parameter in self.parameters if id(parameter) not in network]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ from strategies.recipe import Context, MemoryPolicy, Recipe
 from strategies.replay import Replay
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
-from strategies.stage import FreshFeatures, Images, Stage, StageRunner
+from strategies.stage import FreshFeatures, Images, Stage, StageProgress, StageRunner
 from strategies.teacher import Teacher
 from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation
 
@@ -306,6 +307,36 @@ def test_a_stage_may_train_the_whole_network_and_repeats_from_its_beginning() ->
     learner.model.load_state_dict(before)
     whole_network().run(learner, torch.Generator().manual_seed(1))
     assert differences(after, learner.model.state_dict())
+
+
+def test_a_stage_goes_on_from_a_state_of_its_progress() -> None:
+    """The whole network with its batch statistics, a parameter besides, momentum, rates and the order of batches."""
+    learner = trained_once()
+    before = copied(learner.model.state_dict())
+    scale = nn.Parameter(torch.ones(()))
+    training = whole_network(
+        epochs=4,
+        schedule=Schedule("multistep", (0.5,)),
+        parameters=lambda strategy: [*strategy.model.parameters(), scale],
+        loss=lambda strategy, x, targets: strategy._criterion(scale * strategy.model(x), targets),
+    )
+    states = []
+
+    def keep(progress: StageProgress) -> None:
+        states.append(copy.deepcopy(progress.state_dict()))
+
+    learner.model.compute.reset()
+    training.run(learner, torch.Generator().manual_seed(0), on_epoch=keep)
+    end, scaled, compute = copied(learner.model.state_dict()), scale.detach().clone(), replace(learner.model.compute)
+    assert [state["epoch"] for state in states] == [1, 2, 3, 4] and scaled != 1
+    for state in states:
+        learner.model.load_state_dict(before)
+        with torch.no_grad():
+            scale.fill_(1)
+        learner.model.compute.reset()
+        training.run(learner, torch.Generator(), resumed=state)
+        assert not differences(end, learner.model.state_dict())
+        assert scale == scaled and learner.model.compute == compute
 
 
 @pytest.mark.parametrize("augments", [False, True])
