@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from benchmark.figures import style
@@ -18,7 +17,7 @@ def growth(record: Mapping[str, Any]) -> Figure:
     """
     steps = record["steps"]
     at = [step["experience"] for step in steps]
-    images = [b - a for a, b in pairwise([0, *_column(steps, "images")])]
+    images = _column(steps, "images")  # trained in the experience, exemplars included
     with style.styled():
         figure, (seconds, image, memory) = style.panels(3, 3, (2.3, 2.1))
         seconds.plot(at, _column(steps, "train_seconds"), color=style.NEW, label="training")
