@@ -51,7 +51,7 @@ class Killed(BaseException):
 
 
 class AskedAfter(StopRequest):
-    """Asks to stop at every look but the first few."""
+    """Asks to stop at every look but the first few; a run looks after every step of training and of stages."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks
@@ -60,29 +60,23 @@ class AskedAfter(StopRequest):
     @property
     def requested(self) -> bool:
         self.looks -= 1
-        return self.looks < 0
+        return self.looks < 0 and self.over()
 
     @requested.setter
     def requested(self, value: bool) -> None: ...
 
+    def over(self) -> bool:
+        return True
 
-class KilledAt(StopRequest):
-    """Ends the process when it is looked at for the `looks`-th time: after every step of training and of stages."""
+
+class KilledAt(AskedAfter):
+    """Ends the process when it is looked at for the `looks`-th time: a kill is not announced."""
 
     def __init__(self, looks: int) -> None:
-        self.looks = looks
-        super().__init__()
+        super().__init__(looks - 1)
 
-    @property
-    def requested(self) -> bool:
-        self.looks -= 1
-        if self.looks <= 0:
-            raise Killed
-        return False
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        """Nobody asks: a kill is not announced."""
+    def over(self) -> bool:
+        raise Killed
 
 
 def chop(wanted: RunConfig, folder: RunFolder, looks: Sequence[int]) -> int:
