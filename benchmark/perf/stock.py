@@ -43,7 +43,7 @@ def side_by_side(mode: str, rounds: int = 3) -> dict[str, Any]:
     run = config("replay", mode, memory, epochs=1)
     load = ForeignLoad()
     compile_seconds = 0.0
-    if run.training.compile == "on":  # once per process: a second learner finds the compiled code again
+    if run.training.compile == "on":  # once per process: a second learner finds the compiled code; 4 steps included
         warm = make_learner(run, arrays, benchmark)
         started = time.perf_counter()
         warm.train(benchmark.train_stream[0], eval_streams=[])
