@@ -74,8 +74,9 @@ class AdaptivePrior(BalancedSoftmax):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         head = strategy.model.head
-        finite = self._log_prior.clamp_min(-torch.finfo(head.log_prior.dtype).max)  # a class without images, g = 0
-        head.log_prior[self.seen.columns_on(head.log_prior.device)] = finite.to(head.log_prior)
+        known = self._log_prior[self._log_prior.isfinite()]  # with g = 0 a class without images has none: the rarest's
+        log_prior = self._log_prior.clamp_min(float(known.min()))
+        head.log_prior[self.seen.columns_on(head.log_prior.device)] = log_prior.to(head.log_prior)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "log_prior": self._log_prior.cpu()}

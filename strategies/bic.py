@@ -8,6 +8,8 @@ Validation: a tenth of the exemplar quota per class, at least one image, never a
 official fixed number would empty a class). `apply` "newest" (official) corrects the newest columns only: distillation
 has pulled older ones to the corrected scale already; "all" keeps every correction, in the teacher, in predictions and,
 so that distillation compares like with like, in the student of stage 1 (FACIL, LT-CIL).
+
+Deviation: weight decay is the run's, where the released code's falls along the stream, 1e-4 T / (t + 1).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 DGR = replay + balanced softmax ("regularised softmax") + decoupled gradient reweighting + distribution-aware
 distillation. The parts are the plugins of `gradient_reweighting` and `dakd`; an ablation is a subclass that changes one
-of them, under a name of its own. The released code's rules are the defaults; see the two modules for deviations.
+of them, under a name of its own. The released code's rules are the defaults; `gradient_reweighting`
+lists the deviations.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from strategies.heads import CosineHead, LinearHead
+from strategies.heads import CosineHead, GrowingHead, LinearHead, SplitHead, SplitLinearHead
 from strategies.losses import full_precision
 
 
@@ -20,9 +20,10 @@ class DiagnosticsPlugin(SupervisedPlugin):
 
     `record()` after an experience gives:
 
-    - ce_gradient_norm : norm of the head's weight row's gradient of the classification loss, averaged over steps (GR,
-      Fig. 2), from closed form: D^T F with D the loss's gradient at the logits; None for heads that are not linear.
+    - ce_gradient_norm : norm of the gradient of the classification loss with respect to the head's weight row, averaged
+      over steps (GR, Fig. 2); of frozen rows, what they would have received.
     - weight_norm, bias : of the head's rows afterwards (GR, Fig. 6); bias None without one.
+    - Of a class with several proxies both norms are means over its proxies.
     - scale : eta of a cosine head, else None.
     - plugins : the `diagnostics()` of every plugin that has one (Phi, A, r_old, r_new, beta, gamma, lost counts).
     """
@@ -33,17 +34,14 @@ class DiagnosticsPlugin(SupervisedPlugin):
         self._steps = 0
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        head = strategy.model.head
-        self._norms = torch.zeros(head.num_classes, device=strategy.device) if isinstance(head, LinearHead) else None
+        self._norms = torch.zeros(strategy.model.head.num_classes, device=strategy.device)
         self._steps = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        if self._norms is None:
-            return
         logits = full_precision(strategy.mb_output.detach()).requires_grad_()
         (at_logits,) = torch.autograd.grad(strategy._criterion(logits, strategy.mb_y), logits)
         features = full_precision(strategy.model.last_features.detach())
-        self._norms += (at_logits.T @ features).norm(dim=1)
+        self._norms += _norms(_row_gradients(strategy.model.head, features, at_logits))
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,12 +56,11 @@ class DiagnosticsPlugin(SupervisedPlugin):
     def record(self, strategy: Any) -> dict[str, Any]:
         """The experience just trained, as JSON values; reading waits for the device."""
         head = strategy.model.head
-        linear = isinstance(head, LinearHead)
-        weight = head.linear.weight if linear else head.weight
+        weight, bias = _rows(head)
         return {
             "ce_gradient_norm": None if self._norms is None else (self._norms / max(self._steps, 1)).tolist(),
-            "weight_norm": weight.detach().norm(dim=1).tolist(),
-            "bias": head.linear.bias.detach().tolist() if linear else None,
+            "weight_norm": _norms(weight).tolist(),
+            "bias": None if bias is None else bias.tolist(),
             "scale": float(head.eta.detach()) if isinstance(head, CosineHead) else None,
             "plugins": {
                 type(plugin).__name__: plugin.diagnostics()
@@ -71,3 +68,28 @@ class DiagnosticsPlugin(SupervisedPlugin):
                 if hasattr(plugin, "diagnostics")
             },
         }
+
+
+def _rows(head: Any) -> tuple[Tensor, Tensor | None]:
+    """The weight rows (C, d) or (C, proxies, d) of any head, and its biases (C,)."""
+    if isinstance(head, LinearHead):
+        return head.linear.weight.detach(), head.linear.bias.detach()
+    rows = head.weight.detach()
+    return (rows[:, :-1], rows[:, -1]) if isinstance(head, SplitLinearHead) else (rows, None)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """(C,) norm of a class's row, mean over its proxies if it has several."""
+    return rows.norm(dim=-1).reshape(len(rows), -1).mean(dim=1)
+
+
+def _row_gradients(head: GrowingHead, features: Tensor, at_logits: Tensor) -> Tensor:
+    """Gradient with respect to the weight rows, shaped as those, from the loss's gradient at the logits (B, C)."""
+    if isinstance(head, LinearHead):
+        return at_logits.T @ features
+    assert isinstance(head, SplitHead)
+    blocks = {"old": head.old.detach().requires_grad_(), "new": head.new.detach().requires_grad_()}
+    logits = torch.func.functional_call(head, blocks, (features,))
+    rows = torch.cat(torch.autograd.grad(logits, tuple(blocks.values()), at_logits.to(logits)))
+    rows = rows if head.row_of_column is None else rows[head.row_of_column]
+    return rows[:, :-1] if isinstance(head, SplitLinearHead) else rows

@@ -8,6 +8,10 @@ new classes (r). Distillation gradients keep their directions and are matched in
 
 The backbone keeps the gradient of the plain loss, so one backward pass suffices: both head gradients follow in closed
 form from the gradients at the logits, G = D^T F, with F the features that entered the classifier.
+
+Deviations, all where the released code divides by zero or by noise: a class without images is left out of the minimum
+of its group and keeps ratio 1; r is 1 while a group is empty or has received nothing; beta is 0 where the distillation
+gradient is rounding noise; see `strategies.losses` for old classes that lost nothing.
 """
 
 from __future__ import annotations

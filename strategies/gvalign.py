@@ -3,9 +3,9 @@ long-tail class incremental learning, WACV 2024.
 
 Stage 1: LUCIR on each batch, and cross-entropy on the same batch mixed with itself (mixup with alpha = 1); one forward
 pass for both halves, LUCIR's own losses on the plain one. Stage 2, after every experience: the backbone is frozen and
-the whole head, old rows included, takes 100 SGD steps at rate 0.1 (a tenth from step 80) on one virtual feature per
-class, drawn from N(mu_c, Sigma): mu_c is the mean of its normalised features over new data and exemplars, Sigma the
-covariance of the largest class of the first experience, kept for good. A tail class so borrows a head class's variance.
+the whole head, old rows included, takes 100 SGD steps at rate 0.1 on one virtual feature per class, drawn from
+N(mu_c, Sigma): mu_c is the mean of its normalised features over new data and exemplars, Sigma the covariance of the
+largest class of the first experience, kept for good. A tail class so borrows a head class's variance.
 
 Deviations: means are taken of un-augmented images (the released code augments them); new rows are imprinted as in our
 `lucir` (the released code does not); the released CIFAR script trains 500 epochs an experience, ours as many as the
@@ -148,7 +148,7 @@ class LUCIRGVAlign(LUCIR):
             lr=self.stage_lr,
             momentum=context.momentum,
             weight_decay=context.weight_decay,
-            schedule=Schedule("multistep", (0.8,)),
+            schedule=Schedule("constant"),
             data=gaussian.images,
             parameters=whole_head,
             loss=virtual_loss,

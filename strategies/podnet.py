@@ -12,7 +12,8 @@ Where paper and released code (arthurdouillard/incremental_learning.pytorch) dif
   taken off every class, so that it cancels, the true class leaves a 1 in the denominator, and there is no hinge.
   "paper" is the printed hinge with margin on the true class (Eq. 8), with the deviation below. "cross_entropy" is the
   code of LT-CIL and FACIL.
-- A proxy's similarity is the cosine s; the code has 2 s - 2, a softmax over proxies that is twice as sharp.
+- A proxy's similarity is the cosine s. The code has 2 s - 2: a softmax over proxies that is twice as sharp, and class
+  scores that lie twice as far apart until the learned eta has made up for it.
 - POD-flat is 1 - cos, as in the code; the paper's squared distance of normalised features is twice that.
 
 Deviations: batch statistics stay fixed in the finetuning; a class with fewer images than proxies repeats its proxies.

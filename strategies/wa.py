@@ -43,7 +43,9 @@ def weight_aligning_factor(weight: Tensor, num_old: int) -> Tensor:
 
 
 class WeightAligningPlugin(SeenClassesPlugin):
-    """Scales the new rows of the head after each experience but the first."""
+    """Scales the new rows of the head after each experience but the first, by `factor` the last time."""
+
+    factor: Tensor | None = None
 
     @torch.no_grad()
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -51,7 +53,12 @@ class WeightAligningPlugin(SeenClassesPlugin):
             return
         weight = strategy.model.head.linear.weight
         columns = self.seen.columns_on(weight.device)
-        weight[columns[self.seen.num_old :]] *= weight_aligning_factor(weight[columns], self.seen.num_old)
+        self.factor = weight_aligning_factor(weight[columns], self.seen.num_old)
+        weight[columns[self.seen.num_old :]] *= self.factor
+
+    def diagnostics(self) -> dict[str, float | None]:
+        """The factor of the experience just trained, None after the first."""
+        return {"factor": None if self.factor is None else float(self.factor)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +26,7 @@ def finished(folder: Path, *overrides: str) -> RunFolder:
     return run_folder
 
 
-@pytest.mark.parametrize("strategy", ["replay", "dgr", "lucir"])
+@pytest.mark.parametrize("strategy", ["replay", "dgr", "lucir", "podnet", "eeil_lws"])
 def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
     plain = finished(tmp_path / "plain", f"strategy={strategy}")
     watched = finished(tmp_path / "watched", f"strategy={strategy}", "metrics.diagnostics=true")
@@ -35,10 +38,11 @@ def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
     widths = [len(r["weight_norm"]) for r in records]
     assert widths == [4, 7, 10]
     assert all(norm > 0 for record in records for norm in record["weight_norm"])
-    if strategy == "lucir":
-        assert records[-1]["ce_gradient_norm"] is None and records[-1]["scale"] > 0
-    else:
-        assert all(norm > 0 for record in records for norm in record["ce_gradient_norm"])
+    assert all(norm > 0 for record in records for norm in record["ce_gradient_norm"])
+    has_bias, has_scale = strategy not in ("lucir", "podnet"), strategy in ("lucir", "podnet")
+    for record, width in zip(records, widths, strict=True):
+        assert len(record["bias"]) == width if has_bias else record["bias"] is None
+        assert record["scale"] > 0 if has_scale else record["scale"] is None
     if strategy == "dgr":
         reweighting = records[-1]["plugins"]["GradientReweightingPlugin"]
         assert {"phi", "r_old", "r_new", "beta", "gamma", "lost"} <= set(reweighting)
@@ -46,17 +50,46 @@ def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
         assert betas[0] is None and all(beta > 0 for beta in betas[1:])
 
 
-def test_gradient_norms_are_autograds(tmp_path: Path) -> None:
-    """One epoch of one batch: the recorded mean is the norm of W.grad's rows of plain replay's first experience."""
-    overrides = ["strategy=replay", "metrics.diagnostics=true", "training.epochs=1", "training.batch_size=1000"]
+ROW_GRADIENTS: dict[str, Callable[[Any], torch.Tensor]] = {  # of a head in its first experience
+    "replay": lambda head: head.linear.weight.grad,
+    "lucir": lambda head: head.new.grad,
+    "podnet": lambda head: head.new.grad,  # several proxies a class
+    "eeil_lws": lambda head: head.new.grad[:, :-1],  # the bias is a row's last number
+}
+
+
+@pytest.mark.parametrize("strategy", ROW_GRADIENTS)
+def test_gradient_norms_are_autograds(strategy: str, tmp_path: Path) -> None:
+    """One epoch of one batch: the recorded mean is the norm of the gradients of the head's rows."""
+    noise = ["strategy.noise=0"] if strategy == "eeil_lws" else []
+    overrides = [f"strategy={strategy}", *noise, "metrics.diagnostics=true", "training.epochs=1", "training.batch_size=1000"]
     plan = config.load("digits", [*TINY, *overrides]).base
     recipe, benchmark, arrays = run.prepare(plan)
     loader = run.ArrayLoader(benchmark.images, arrays, plan.training.augmentation)
     observer = run.DiagnosticsPlugin()
     learner = run.build_learner(plan, recipe, loader, run.resolve(plan, benchmark, "cpu"), [observer])
     seen: list[torch.Tensor] = []
-    learner.optimizer_step = lambda: seen.append(learner.model.head.linear.weight.grad.norm(dim=1).clone())  # type: ignore[method-assign]
+    learner.optimizer_step = lambda: seen.append(ROW_GRADIENTS[strategy](learner.model.head).clone())  # type: ignore[method-assign]
+    learner.parts.stages.clear()
     learner.train(benchmark.train_stream[0], eval_streams=[])
     assert len(seen) == 1
-    torch.testing.assert_close(torch.tensor(observer.record(learner)["ce_gradient_norm"]), seen[0])
+    norms = seen[0].norm(dim=-1).reshape(len(seen[0]), -1).mean(dim=1)
+    torch.testing.assert_close(torch.tensor(observer.record(learner)["ce_gradient_norm"]), norms)
     assert read_json(finished(tmp_path, *overrides).config)["metrics"]["diagnostics"] is True
+
+
+def test_frozen_rows_get_the_gradient_they_would_have_received() -> None:
+    """Of a split head in any order of columns, against autograd through one plain weight matrix."""
+    from strategies.diagnostics import _row_gradients
+    from strategies.heads import CosineHead
+
+    torch.manual_seed(0)
+    head = CosineHead(5, freeze_old=True)
+    for classes in ([3, 0], [1, 4, 2]):
+        head.adaptation(SimpleNamespace(classes_in_this_experience=classes))
+    assert head.row_of_column is not None and not head.old.requires_grad
+    features, at_logits = torch.randn(7, 5), torch.randn(7, 5)
+    weight = head.weight.detach().requires_grad_()
+    cosines = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(weight, dim=1).T
+    (head.eta.detach() * cosines).backward(at_logits)
+    torch.testing.assert_close(_row_gradients(head, features, at_logits), weight.grad)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = {
-    "convnet": "three convolutions, 64 features; for quick comparisons",
+    "convnet": "four convolutions with batch norm, 128 features; for quick comparisons",
     "resnet20": "CIFAR ResNet-20, 64 features",
     "resnet32": "CIFAR ResNet-32, 64 features; the literature's choice for CIFAR-100",
     "resnet18": "ResNet-18, 512 features, for images at 224",
