@@ -123,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--metric", metavar="NAME", help=help_text)
     table.add_argument("--baseline", metavar="ROW", help="paired differences of every row to this one, with intervals")
+    table.add_argument(
+        "--per-class", action="store_true", help="write per_class.csv too: every class after each experience"
+    )
 
     status = add("status", "show the runs of a results folder: where they run, what failed, what is left", _status)
     status.add_argument("directory", type=Path)
@@ -309,6 +312,10 @@ def _table(options: argparse.Namespace) -> int:
         write_tables(options.directory)
     else:
         tables.print_one(options.directory, options.metric, options.baseline)
+    if options.per_class:
+        from benchmark.per_class import write_per_class
+
+        print(f"Every class: {write_per_class(options.directory)}")
     return 0
 
 

@@ -22,7 +22,9 @@ from benchmark.streams.split import fixes_tasks
 
 CONFIGS = Path(__file__).parent / "configs"
 # Changing these cannot change a result, so a run keeps its identity when they change.
-NOT_SCIENCE = ("dataset.root", "metrics.diagnostics", "training.checkpoint_minutes", "training.loggers")
+NOT_SCIENCE = (
+    "dataset.root", "metrics.diagnostics", "training.checkpoint_minutes", "training.keep", "training.loggers",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -102,7 +104,8 @@ class MemoryConfig(Section):
 class TrainingConfig(Section):
     """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs.
 
-    `checkpoint_minutes`: time between two checkpoints inside an experience. `loggers`: see `benchmark.loggers`.
+    `checkpoint_minutes`: time between two checkpoints inside an experience. `keep`: which experiences' final weights
+    stay in the run's folder, as weights/NN.pt. `loggers`: see `benchmark.loggers`.
     """
 
     backbone: str = "resnet32"
@@ -119,6 +122,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_minutes: float = Field(default=10, ge=0)
+    keep: Literal["none", "last", "each"] = "none"
     loggers: list[Literal["tensorboard", "wandb"]] = []
     seed: int = 0
 
@@ -255,7 +259,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read a config (a path, or a name of `names()`) and apply `key=value` overrides.
 
     An override of a grid key pins it: the grid keeps the points that match, or drops the key. `grid={…}` is another
-    grid.
+    grid, `grid.KEY=[…]` other values of one key.
 
     Raises
     ------
@@ -270,7 +274,9 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
             )
     content = read(path)
     changes = dict(parse_override(text) for text in overrides)
+    axes = {key.removeprefix("grid."): changes.pop(key) for key in list(changes) if key.startswith("grid.")}
     grid = checked_grid(changes.pop("grid", content.pop("grid", None)) or {}, path)
+    grid = pin(grid, axes) | checked_grid(axes, path)
     searching = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] == "search"}
     search = override({"search": content.pop("search", None) or {}}, searching)["search"]
     if not isinstance(search, dict):

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from benchmark.prefetch import LARGE, gather, read_ahead
 from strategies.features import targets_array
+from strategies.transfer import sent
 
 if TYPE_CHECKING:
     from benchmark.datasets import ImageArrays
@@ -69,7 +70,7 @@ def random_crop(images: Tensor, generator: torch.Generator, flip: bool) -> Tenso
         columns = torch.where(mirrored, columns.flip(1), columns)
     columns = columns + torch.randint(2 * PAD + 1, (b, 1), generator=generator)
     which = torch.arange(b, device=device)[:, None, None]
-    return padded[which, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+    return padded[which, sent(rows, device)[:, :, None], sent(columns, device)[:, None, :]]
 
 
 def random_resized_crop(images: Tensor, generator: torch.Generator, flip: bool, crop_size: int | None) -> Tensor:
@@ -92,15 +93,16 @@ def random_resized_crop(images: Tensor, generator: torch.Generator, flip: bool, 
     theta[:, 1, 1], theta[:, 1, 2] = h / height, (2 * top + h) / height - 1
     grid = torch.nn.functional.affine_grid(theta, [b, 3, crop_size, crop_size], align_corners=False)
     pixels = images.permute(0, 3, 1, 2).float()
-    grid = grid.to(images.device)
-    cropped = torch.nn.functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    cropped = torch.nn.functional.grid_sample(
+        pixels, sent(grid, images.device), padding_mode="border", align_corners=False
+    )
     return cropped.permute(0, 2, 3, 1)
 
 
 def jitter_brightness(images: Tensor, generator: torch.Generator) -> Tensor:
     """Multiply each image by a factor in 1 ± 63/255 and clip."""
     factor = 1 + 63 / 255 * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
-    return (images.float() * factor.to(images.device)).clamp_(0, 255)
+    return (images.float() * sent(factor, images.device)).clamp_(0, 255)
 
 
 def centre_crop(images: Tensor, crop_size: int | None) -> Tensor:
@@ -150,7 +152,7 @@ class InMemoryBatches:
         rows = (self.rows[chosen.numpy()] for chosen in batches)
         if isinstance(self.images, Tensor):
             resident = self.images
-            return (resident[torch.from_numpy(chosen).to(resident.device)] for chosen in rows)
+            return (resident[sent(torch.from_numpy(chosen), resident.device)] for chosen in rows)
         stored, pinned = self.images, self.device.type == "cuda"
         if stored[:1].nbytes >= LARGE:
             return read_ahead(lambda chosen: gather(stored, chosen, pinned), rows)
@@ -160,7 +162,7 @@ class InMemoryBatches:
         for chosen, pixels in zip(batches, self._pixels(batches), strict=True):
             batch = self.augment(pixels.to(self.device, non_blocking=True), self.generator)
             x = batch.float().mul_(self.scale).sub_(self.offset).permute(0, 3, 1, 2)
-            y = self.labels[chosen].to(self.device)
+            y = sent(self.labels[chosen], self.device)
             yield [x, y, torch.zeros(len(y), dtype=torch.long, device=self.device)]
 
 

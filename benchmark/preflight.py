@@ -229,6 +229,7 @@ def _measure(run: RunConfig, prepared: Prepared, device: str | None) -> Sizes:
     if resolve(run, benchmark, device or "cpu").precision == "bf16":
         kept //= 2
     results = RESULTS + experiences * classes**2  # a confusion matrix is compressed to a byte an entry, or less
+    results += {"none": 0, "last": 1, "each": experiences}[run.training.keep] * (weights + OVERHEAD)
     memory = IN_MEMORY * weights + kept + (0 if on_gpu(device) else loaded)
     return Sizes(IN_CHECKPOINT * weights + OVERHEAD, results, memory)
 

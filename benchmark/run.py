@@ -126,6 +126,8 @@ def execute(
             folder.confirm()
             if confusion:
                 _write_confusion(folder.confusion_of(t), confusion)
+            if run.training.keep == "each" or (run.training.keep == "last" and t + 1 == len(experiences)):
+                _write_weights(folder.weights / f"{t:02d}.pt", learner.model)
             append_jsonl(folder.metrics, record)
             records.append(record)
             for observer in observers:
@@ -375,6 +377,12 @@ def _line(kind: str, record: dict[str, Any], learner: IncrementalLearner, experi
         f"experience {record['experience'] + 1}/{experiences}: {images} images in {seconds:.1f} s ({rate:.0f}/s), "
         f"memory {sum(record['memory_held'])}, {headline(kind, record)}"
     )
+
+
+def _write_weights(path: Path, network: IncrementalNetwork) -> None:
+    buffer = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def _write_confusion(path: Path, confusions: dict[str, np.ndarray]) -> None:

@@ -67,6 +67,7 @@ class RunFolder:
     packed_diagnostics = _Part("diagnostics.jsonl.gz")  # of a committed run
     cost = _Part("cost.jsonl")
     confusion = _Part("confusion")
+    weights = _Part("weights")
     checkpoints = _Part("checkpoints")
     log = _Part("log.txt")
     failure = _Part("failure.json")

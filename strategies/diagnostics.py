@@ -38,6 +38,7 @@ class DiagnosticsPlugin(SupervisedPlugin):
         self._steps = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        assert self._norms is not None
         logits = full_precision(strategy.mb_output.detach()).requires_grad_()
         (at_logits,) = torch.autograd.grad(strategy._criterion(logits, strategy.mb_y), logits)
         features = full_precision(strategy.model.last_features.detach())

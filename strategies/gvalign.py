@@ -32,6 +32,7 @@ from strategies.recipe import Context, Parts
 from strategies.schedule import Schedule
 from strategies.seen import SeenClassesPlugin
 from strategies.stage import Stage
+from strategies.transfer import sent
 
 
 class MixupPlugin(SeenClassesPlugin):
@@ -44,7 +45,7 @@ class MixupPlugin(SeenClassesPlugin):
         x, labels = strategy.mb_x, strategy.mb_y
         generator = getattr(strategy, "generator", None)
         self._share = float(torch.rand((), generator=generator))  # Beta(1, 1)
-        order = torch.randperm(len(x), generator=generator).to(x.device)
+        order = sent(torch.randperm(len(x), generator=generator), x.device)
         self._labels, self._plain = (labels, labels[order]), x
         strategy.mbatch[0] = torch.cat([x, torch.lerp(x[order], x, self._share)])
 
@@ -68,7 +69,7 @@ class VirtualFeatures:
         self.means, self.factor, self.labels, self.generator = means, factor, labels, generator
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        noise = torch.randn(self.means.shape, generator=self.generator).to(self.means)
+        noise = sent(torch.randn(self.means.shape, generator=self.generator), self.means.device).to(self.means)
         yield self.means + noise @ self.factor.T, self.labels
 
 

@@ -10,8 +10,8 @@ network, which does well on experiences of many classes and badly where an exper
 
 Deviations: an epoch is one pass over the new data, the exemplars starting again when they run out (the released code
 ends with the shorter of the two) and partial batches are kept; the learning rate is the run's, not divided by the
-number of experiences. `weight` 0.25 takes the squared temperature out, as LT-CIL does; that code also adds the mean over
-new images and the mean over exemplars, where one mean is taken over both here, and drops partial batches.
+number of experiences. `weight` 0.25 takes the squared temperature out, as LT-CIL does; that code also adds the mean
+over new images to the mean over exemplars, where one mean is taken over both here, and drops partial batches.
 """
 
 from __future__ import annotations

@@ -228,6 +228,20 @@ def test_an_override_of_a_zipped_key_keeps_the_points_that_match(write: Any) -> 
     assert points(load(path, ["training.seed=7"]), *keys) == [("lfs", 10, 7), ("lfs", 20, 7), ("lfh", 5, 7)]
 
 
+def test_an_override_gives_one_grid_key_other_values(write: Any) -> None:
+    path = write({"grid": {"training.seed": [0, 1], "stream.protocol,stream.tasks": [["lfs", 5], ["lfh", 4]]}})
+    sweep = load(path, ["grid.training.seed=[7]", "grid.training.lr=[0.1, 0.2]"])
+    assert [(run.stream.protocol, run.training.seed, run.training.lr) for run in sweep.runs()] == [
+        (protocol, 7, lr) for protocol in ("lfs", "lfh") for lr in (0.1, 0.2)
+    ]
+    alone = load(path, ["grid.stream.tasks=[2, 3]"])  # taken out of the key it shared
+    assert {(run.stream.protocol, run.stream.tasks) for run in alone.runs()} == {
+        (protocol, tasks) for protocol in ("lfs", "lfh") for tasks in (2, 3)
+    }
+    assert "must map each dotted key to a list" in mistake(path, "grid.training.seed=3")
+    assert "Unknown config key" in mistake(path, "grid.training.sed=[3]")
+
+
 def test_pinning_a_strategy_keeps_the_options_of_its_grid_point() -> None:
     pinned = load("quick", ["strategy=joint_bsce"])
     assert pinned.base.strategy.options == {"mode": "continue"}

@@ -62,7 +62,13 @@ ROW_GRADIENTS: dict[str, Callable[[Any], torch.Tensor]] = {  # of a head in its 
 def test_gradient_norms_are_autograds(strategy: str, tmp_path: Path) -> None:
     """One epoch of one batch: the recorded mean is the norm of the gradients of the head's rows."""
     noise = ["strategy.noise=0"] if strategy == "eeil_lws" else []
-    overrides = [f"strategy={strategy}", *noise, "metrics.diagnostics=true", "training.epochs=1", "training.batch_size=1000"]
+    overrides = [
+        f"strategy={strategy}",
+        *noise,
+        "metrics.diagnostics=true",
+        "training.epochs=1",
+        "training.batch_size=1000",
+    ]
     plan = config.load("digits", [*TINY, *overrides]).base
     recipe, benchmark, arrays = run.prepare(plan)
     loader = run.ArrayLoader(benchmark.images, arrays, plan.training.augmentation)

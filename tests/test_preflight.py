@@ -106,6 +106,11 @@ def test_the_disk_needed_grows_with_the_workers(disk: Callable[[int], None], tmp
     assert list(check([run], "cpu", tmp_path, workers=2)) == []  # one run occupies one worker
 
 
+def test_weights_that_are_kept_need_room_too() -> None:
+    none, last, each = (measured(a_run(f"training.keep={keep}")).results for keep in ("none", "last", "each"))
+    assert none < last < each and each - none == a_run().stream.tasks * (last - none)
+
+
 def measured(run: RunConfig) -> preflight.Sizes:
     found = Preflight(Path("nowhere"), "cpu", 1)
     found.add(run, prepare(run))

@@ -20,6 +20,7 @@ from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
 from benchmark.loading import ArrayLoader
 from benchmark.store import RunFolder, read_json, read_jsonl, write_bytes
+from strategies.memory import concatenate
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,31 @@ def test_clocks_stand_in_the_cost_file_alone(finished: RunFolder) -> None:
     for name in REPEATABLE[:4]:
         text = (finished.path / name).read_text()
         assert not any(word in text for word in ("seconds", "time", "rss", "bytes", str(finished.path.parent)))
+
+
+@pytest.mark.parametrize(("keep", "files"), [("last", ["02.pt"]), ("each", ["00.pt", "01.pt", "02.pt"])])
+def test_weights_are_kept_on_request(keep: str, files: list[str], finished: RunFolder, tmp_path: Path) -> None:
+    """They are those that were evaluated, also of a run that was stopped in between, and no part of its identity."""
+    wanted = config("icarl", training__keep=keep)
+    folder = RunFolder(tmp_path / "run")
+    interrupt(wanted, folder, 1)
+    done(wanted, folder.path)
+    assert wanted.run_name == config("icarl").run_name
+    assert [path.name for path in sorted(folder.weights.iterdir())] == files
+    assert folder.result.read_bytes() == finished.result.read_bytes()
+    state = torch.load(folder.weights / "02.pt", weights_only=True)
+    recipe, benchmark, arrays = run.prepare(wanted)
+    loader = ArrayLoader(benchmark.images, arrays, "none")
+    learner = run.build_learner(wanted, recipe, loader, run.resolve(wanted, benchmark, "cpu"))
+    learner.model.head.extend(6)
+    learner.model.head.num_classes = 6
+    learner.model.load_state_dict(state)
+    learner.model.eval()
+    correct = [0] * 6
+    for x, y, _ in loader(concatenate([experience.dataset for experience in benchmark.test_stream]), 64, False):
+        for label in y[learner.model(x).argmax(dim=1) == y].tolist():
+            correct[label] += 1
+    assert correct == read_jsonl(folder.metrics)[-1]["classifiers"]["head"]["correct"]
 
 
 def test_diagnostics_are_written_on_request_and_change_nothing(finished: RunFolder, tmp_path: Path) -> None:

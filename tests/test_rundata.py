@@ -118,6 +118,26 @@ def test_a_metric_file_that_cannot_be_used_is_one_clear_sentence(tmp_path, conte
         load_metric(f"{path}:{name}")
 
 
+def test_every_class_after_each_experience_on_request(tmp_path, capsys):
+    import pandas as pd
+
+    stream = {"class_names": [f"=class {c}" for c in range(20)], "class_order": list(range(19, -1, -1))}
+    name = fake.write_run(tmp_path, fake.config("icarl"), ["head", "nme"], details=True)
+    fake.write_run(tmp_path, fake.config("bare"), accuracy=40)  # keeps no counts
+    path = tmp_path / "runs" / name / "stream.json"
+    store.write_json(path, {**store.read_json(path), **stream})
+    assert main(["table", str(tmp_path), "--per-class"]) == 0
+    assert "per_class.csv" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "per_class.csv")
+    assert len(rows) == 2 * (4 + 8 + 12 + 16 + 20) and set(rows["run"]) == {name}
+    nme = next(run for run in run_data(tmp_path / "runs") if run.classifier == "nme")
+    row = rows[(rows["classifier"] == "nme") & (rows["experience"] == 3) & (rows["arrival"] == 9)].squeeze()
+    expected = nme.records[3]
+    assert (row["correct"], row["total"]) == (expected["correct"][9], expected["total"][9])
+    assert (row["label"], row["arrives"], row["images"]) == (10, 2, nme.stream["profile_counts"][9])
+    assert row["class"] == "'=class 9"  # a spreadsheet would compute it
+
+
 def test_the_example_of_the_readme_works(tmp_path, capsys, monkeypatch):
     """`imcil table DIR --metric mine.py:…` and `main_table(rows, metric=…)` with the function as printed."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

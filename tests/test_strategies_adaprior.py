@@ -81,6 +81,17 @@ def test_it_starts_at_the_frequencies_and_evaluation_does_not_move_it() -> None:
     assert starts[1] == pytest.approx([count / sum(counts) for count in counts])
 
 
+def test_a_class_without_images_is_adjusted_like_the_rarest() -> None:
+    """With g = 0 its prior stays 0: minus infinity times a would predict it always."""
+    criterion = AdaptivePrior(update_rate=0.0)
+    criterion.seen.update(SimpleNamespace(classes_in_this_experience=[0, 1, 2], current_experience=0))
+    criterion._log_prior = torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64).log()
+    head = PriorAdjustedHead(5)
+    head.log_prior = torch.zeros(3)
+    criterion.after_training_exp(SimpleNamespace(model=SimpleNamespace(head=head)))
+    assert torch.allclose(head.log_prior, torch.tensor([0.75, 0.25, 0.25]).log())
+
+
 def test_predictions_are_adjusted_and_training_logits_and_teachers_are_not() -> None:
     head = PriorAdjustedHead(4, adjustment=0.5)
     head.adaptation(SimpleNamespace(classes_in_this_experience=[0, 1, 2]))

@@ -57,6 +57,8 @@ def test_alignment_trains_the_whole_head_and_nothing_else() -> None:
     bench = Workbench(LUCIRGVAlign(mixup=False))
     trained = bench.start(epochs=1)
     stage: Any = trained.learner.parts.stages[0]
+    assert (stage.epochs, stage.lr, stage.momentum) == (100, 0.1, trained.learner.optimisation.momentum)
+    assert {stage.schedule.factor(step, 100) for step in range(100)} == {1.0}
     bench.go_on(trained, [0, 1])
     learner = trained.learner
     learner.experience = trained.stream.train_stream[1]
