@@ -48,7 +48,7 @@ def seen_accuracy(a: npt.ArrayLike, weights: npt.ArrayLike) -> FloatArray:
     if w.shape != (len(matrix),) or not (w >= 0).all():
         raise ValueError(f"weights must be {len(matrix)} non-negative numbers, one per experience, got {w.tolist()}.")
     weight = np.tri(len(matrix)) * w
-    return _divide(np.where(weight > 0, matrix * weight, 0.0).sum(axis=1), weight.sum(axis=1))
+    return quotients(np.where(weight > 0, matrix * weight, 0.0).sum(axis=1), weight.sum(axis=1))
 
 
 def forgetting(a: npt.ArrayLike) -> FloatArray:
@@ -78,7 +78,9 @@ def accuracy_matrix(records: Sequence[Record], sizes: Sequence[int]) -> FloatArr
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     matrix = np.full((len(counts), len(counts)), np.nan)
     for t, (correct, total) in enumerate(counts):
-        matrix[t, : t + 1] = _divide(np.add.reduceat(correct, starts[: t + 1]), np.add.reduceat(total, starts[: t + 1]))
+        matrix[t, : t + 1] = quotients(
+            np.add.reduceat(correct, starts[: t + 1]), np.add.reduceat(total, starts[: t + 1])
+        )
     return matrix
 
 
@@ -89,7 +91,7 @@ def pooled_accuracy(records: Sequence[Record], sizes: Sequence[int]) -> FloatArr
 
 def class_mean_accuracy(records: Sequence[Record], sizes: Sequence[int]) -> FloatArray:
     """Mean of the per-class recalls over the seen classes, per step (T,); classes without test images are left out."""
-    return np.array([_mean(_divide(correct, total)) for correct, total in _counts(records, sizes)])
+    return np.array([mean_of_defined(quotients(correct, total)) for correct, total in _counts(records, sizes)])
 
 
 def group_accuracies(
@@ -101,8 +103,8 @@ def group_accuracies(
     arrival order before any hold-out. A group without a seen class is nan.
     """
     member = _members(sizes, profile_counts, groups)
-    recalls = [_divide(correct, total) for correct, total in _counts(records, sizes)]
-    return {name: np.array([_mean(r[mask[: len(r)]]) for r in recalls]) for name, mask in member.items()}
+    recalls = [quotients(correct, total) for correct, total in _counts(records, sizes)]
+    return {name: np.array([mean_of_defined(r[mask[: len(r)]]) for r in recalls]) for name, mask in member.items()}
 
 
 def group_forgetting(
@@ -117,10 +119,10 @@ def group_forgetting(
     forgotten: list[FloatArray] = []
     best = np.empty(0)
     for correct, total in _counts(records, sizes):
-        recall = _divide(correct, total)
+        recall = quotients(correct, total)
         forgotten.append(best - recall[: len(best)])
         best = np.concatenate([np.fmax(best, recall[: len(best)]), recall[len(best) :]])
-    return {name: np.array([_mean(f[mask[: len(f)]]) for f in forgotten]) for name, mask in member.items()}
+    return {name: np.array([mean_of_defined(f[mask[: len(f)]]) for f in forgotten]) for name, mask in member.items()}
 
 
 def old_new_accuracy(records: Sequence[Record], sizes: Sequence[int]) -> tuple[FloatArray, FloatArray]:
@@ -210,7 +212,7 @@ def _counts(records: Sequence[Record], sizes: Sequence[int]) -> list[tuple[IntAr
     return checked
 
 
-def _divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+def quotients(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
     """Elementwise quotient, nan where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
 
@@ -220,11 +222,11 @@ def _pooled(correct: IntArray, total: IntArray) -> float:
     return int(correct.sum()) / images if images else float("nan")
 
 
-def _mean(values: FloatArray) -> float:
+def mean_of_defined(values: FloatArray) -> float:
     """Mean of the values that are defined, nan if none is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _row_means(values: FloatArray, mask: npt.NDArray[np.bool_]) -> FloatArray:
-    return np.array([_mean(row[keep]) for row, keep in zip(values, mask, strict=True)])
+    return np.array([mean_of_defined(row[keep]) for row, keep in zip(values, mask, strict=True)])

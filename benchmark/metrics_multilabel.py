@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmark.metrics import mean_of_defined, quotients
+
 FloatArray = npt.NDArray[np.float64]
 Record = Mapping[str, Any]  # {"average_precision", "counts"} and, with a memory, "memory"; see `count_record`
 Counts = Mapping[str, Any]  # {"tp", "fp", "fn", "tn"}: one number or one per class
@@ -77,7 +79,7 @@ def cf1(counts: Counts) -> float:
     """Mean over classes of each class's F1 (CF1 of KRT's and CSC's code); classes without a positive are left out."""
     tp, fp, fn = (np.asarray(counts[key], dtype=np.float64) for key in ("tp", "fp", "fn"))
     present = tp + fn > 0
-    return _mean(_divide(2 * tp, 2 * tp + fp + fn)[present])
+    return mean_of_defined(quotients(2 * tp, 2 * tp + fp + fn)[present])
 
 
 def cf1_of_means(counts: Counts) -> float:
@@ -87,8 +89,8 @@ def cf1_of_means(counts: Counts) -> float:
     """
     tp, fp, fn = (np.asarray(counts[key], dtype=np.float64) for key in ("tp", "fp", "fn"))
     present = tp + fn > 0
-    precision = _mean(np.nan_to_num(_divide(tp, tp + fp))[present])
-    recall = _mean(_divide(tp, tp + fn)[present])
+    precision = mean_of_defined(np.nan_to_num(quotients(tp, tp + fp))[present])
+    recall = mean_of_defined(quotients(tp, tp + fn)[present])
     return _harmonic(precision, recall)
 
 
@@ -167,10 +169,10 @@ def _step(
     images = np.asarray(profile_counts[:num_seen])
     members = {"many": images > many, "medium": (images >= few) & (images <= many), "few": images < few}
     is_old = np.arange(num_seen) < num_old
-    found: dict[str, float | int] = {"map": _mean(precisions), "num_seen_classes": num_seen}
-    found |= {f"{name}_map": _mean(precisions[members[name]]) for name in GROUPS}
+    found: dict[str, float | int] = {"map": mean_of_defined(precisions), "num_seen_classes": num_seen}
+    found |= {f"{name}_map": mean_of_defined(precisions[members[name]]) for name in GROUPS}
     if num_old:
-        found |= {"old_map": _mean(precisions[is_old]), "new_map": _mean(precisions[~is_old])}
+        found |= {"old_map": mean_of_defined(precisions[is_old]), "new_map": mean_of_defined(precisions[~is_old])}
     for threshold, counts in record["counts"].items():
         found |= {
             f"cf1_at_{threshold}": cf1(counts),
@@ -203,14 +205,3 @@ def _ratio(counts: Counts, part: str, rest: str) -> float:
 
 def _harmonic(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0 * (precision + recall)
-
-
-def _divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """Elementwise quotient, nan where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
-
-
-def _mean(values: FloatArray) -> float:
-    """Mean of the values that are defined, nan if none is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")

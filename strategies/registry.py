@@ -7,6 +7,7 @@ named in a config as `path/to/file.py:Class`. Two methods of one name are an err
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -160,7 +161,8 @@ def _load_file(name: str) -> type[Recipe]:
 
 def import_file(path: Path) -> ModuleType:
     """Import a file from outside the package; whatever it raises is raised."""
-    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}", path)  # never the name of a real module
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files of one name are several modules
+    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}_{place}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up while the class is made

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import torchvision
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, did_you_mean
+from strategies.registry import import_file
 
 
 class Headless(nn.Module):
@@ -44,11 +43,7 @@ def torchvision_backbone(name: str) -> nn.Module:
 def user_backbone(name: str) -> nn.Module:
     """`path/to/file.py:function`, called without arguments; the result needs `num_features` and `forward(x)`."""
     file, _, attribute = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"imcil_file_{Path(file).stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
-    spec.loader.exec_module(module)
+    module = import_file(Path(file))
     if not hasattr(module, attribute):
         raise UserError(f'"{file}" (training.backbone) defines no "{attribute}".')
     backbone = getattr(module, attribute)()

@@ -22,7 +22,7 @@ from benchmark.run import environment
 from benchmark.store import write_json
 
 OUT = Path("results/perf")
-WITH_TEACHER = ("replay", "lwf", "icarl", "bic", "wa", "lucir", "dgr")
+WITH_TEACHER = ("lwf", "icarl", "bic", "wa", "lucir", "dgr")
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "first": lambda mode: steps.first_experience(("replay", "lwf", "dgr"), mode),
     "later": lambda mode: steps.later_experience(WITH_TEACHER, mode),
@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "experiences": lambda mode: scaling.over_experiences(("replay", "dgr"), mode),
     "classes": lambda mode: scaling.over_classes(("replay", "lwf", "dgr", "lucir"), mode),
     "evaluation": scaling.evaluation_and_herding,
+    "memory": scaling.memory_of_a_run,
     "thousand": scaling.thousand_classes,
     "large": large.loader_and_training,
     "sweep": throughput.sweep_throughput,
@@ -39,7 +40,9 @@ PARTS: dict[str, Callable[[str], dict[str, Any]]] = {
     "overhead": overhead.sweep_overhead,
     "reading": overhead.reading,
 }
-EAGER_ONLY = ("methods", "experiences", "classes", "evaluation", "thousand", "large", "sweep", "overhead", "reading")
+EAGER_ONLY = (
+    "methods", "experiences", "classes", "evaluation", "memory", "thousand", "large", "sweep", "overhead", "reading",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

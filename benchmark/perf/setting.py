@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ def make_learner(
 
 
 def resolved(run: RunConfig, benchmark: LongTailedBenchmark) -> Resolved:
+    """What `auto` became for a run on the CPU."""
     return resolve(run, benchmark, "cpu")
 
 
@@ -69,3 +70,14 @@ def begin(learner: IncrementalLearner, experience: Any) -> None:
     learner._before_training()
     learner._before_training_exp()
     learner._before_training_epoch()
+
+
+def epoch_of(learner: IncrementalLearner) -> Callable[[], float]:
+    """One epoch of an experience that has begun; it returns its images."""
+
+    def epoch() -> float:
+        before = learner.images_trained
+        learner.training_epoch()
+        return float(learner.images_trained - before)
+
+    return epoch

@@ -11,7 +11,7 @@ import numpy as np
 from benchmark.datasets import ImageArrays
 from benchmark.perf.bare import bare_loop
 from benchmark.perf.clock import ForeignLoad, interleave, interval, ratio
-from benchmark.perf.setting import BATCH, begin, config, make_learner, noise_stream
+from benchmark.perf.setting import BATCH, begin, config, epoch_of, make_learner, noise_stream
 from benchmark.streams import LongTailedBenchmark
 from strategies.features import targets_array
 from strategies.registry import NAMES, get
@@ -31,7 +31,7 @@ def first_experience(strategies: Sequence[str], mode: str) -> dict[str, Any]:
     for name in strategies:
         learner = make_learner(config(name, mode), arrays, benchmark)
         begin(learner, benchmark.train_stream[0])
-        ours, bare = interleave([_epoch_of(learner), _bare(learner, arrays, benchmark, mode, False)], FIRST_ROUNDS)
+        ours, bare = interleave([epoch_of(learner), _bare(learner, arrays, benchmark, mode, False)], FIRST_ROUNDS)
         rows[name] = _speeds(ours, bare)
     return {
         "what": f"first experience, ResNet-32, batch {BATCH}, channels_last, 1 thread; median of {FIRST_ROUNDS} epochs "
@@ -47,7 +47,7 @@ def later_experience(strategies: Sequence[str], mode: str, old: int = 50, new: i
     load = ForeignLoad()
     learners, arrays, benchmark = _in_second_experience(strategies, mode, old, new)
     floor = _bare(learners[0], arrays, benchmark, mode, True)
-    *ours, bare = interleave([*map(_epoch_of, learners), floor], ROUNDS)
+    *ours, bare = interleave([*map(epoch_of, learners), floor], ROUNDS)
     rows = {name: _speeds(times, bare) for name, times in zip(strategies, ours, strict=True)}
     return {
         "what": f"second experience, {old} old and {new} new classes, teacher included in the bare loop; ResNet-32, "
@@ -63,7 +63,7 @@ def every_method(mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
     names = [name for name in NAMES if get(name).task_kind == "single" and name not in CONTROLS]
     load = ForeignLoad()
     learners, *_ = _in_second_experience(names, mode, old, new, backbone="resnet20")
-    times = dict(zip(names, interleave([*map(_epoch_of, learners)], ROUNDS), strict=True))
+    times = dict(zip(names, interleave([*map(epoch_of, learners)], ROUNDS), strict=True))
     return {
         "what": f"time per image trained over that of `replay`, {old} old and {new} new classes, ResNet-20, batch "
         f"{BATCH}, second stages apart",
@@ -92,7 +92,7 @@ def side_by_side(mode: str) -> dict[str, Any]:
         learner.plugins.extend(plugins)
         learner.train(benchmark.train_stream[0], eval_streams=[])
         begin(learner, benchmark.train_stream[1])
-        return _epoch_of(learner)
+        return epoch_of(learner)
 
     load = ForeignLoad()
     lwf, dgr = interleave([second_experience("lwf"), second_experience("dgr")], PAIRS)
@@ -123,15 +123,6 @@ def _in_second_experience(
         begin(learner, benchmark.train_stream[1])
         learners.append(learner)
     return learners, arrays, benchmark
-
-
-def _epoch_of(learner: IncrementalLearner) -> Any:
-    def epoch() -> float:
-        before = learner.images_trained
-        learner.training_epoch()
-        return float(learner.images_trained - before)
-
-    return epoch
 
 
 def _bare(

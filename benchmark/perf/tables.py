@@ -58,6 +58,16 @@ def speed_tables(root: Path, directory: str) -> str:
             slower = sorted((row["ratio"], name) for name, row in record["strategies"].items())
             ratios = ", ".join(f"{name} {value:.2f}" for value, name in slower)
             lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}){_busy([record])}.")
+        elif stem.startswith("evaluation-"):
+            speeds = f"{record['evaluation']:.0f} evaluated, {record['herding']:.0f} herded"
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {speeds} ({record['mode']}).")
+        elif stem.startswith("memory-"):
+            above = record["peak_bytes"] - record["libraries_bytes"]
+            gib = [f"{count / 2**30:.2f} GiB" for count in (above, record["peak_bytes"])]
+            lines.append(
+                f"- {_sentence(record['what'])[:-1]}: {gib[0]} above the imported libraries, {gib[1]} with them "
+                f"({record['mode']})."
+            )
         elif stem.startswith("thousand-"):
             lines.append(
                 f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.{_plot(root, directory, stem)}"
