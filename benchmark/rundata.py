@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.errors import UserError
-from benchmark.store import DamagedFile, RunFolder, load_runs, read_bytes, read_jsonl
+from benchmark.store import DamagedFile, RunFolder, load_runs, mapping, read_bytes, read_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +144,7 @@ def run_data(runs: str | Path) -> list[RunData]:
     for record in load_runs(Path(runs).parent):
         result = record.result if record.state == "done" else None
         for classifier, content in sorted((result or {}).get("classifiers", {}).items()):
-            content = content if isinstance(content, dict) else {}
+            content = mapping(content)
             found.append(
                 RunData(
                     name=record.name,
@@ -153,19 +153,15 @@ def run_data(runs: str | Path) -> list[RunData]:
                     config=record.config,
                     stream=record.stream,
                     summary=_numbers(content.get("summary")),
-                    curves={key: _floats(value) for key, value in _mapping(content.get("curves")).items()},
+                    curves={key: _floats(value) for key, value in mapping(content.get("curves")).items()},
                     memory_held=[int(n) for n in _floats((result or {}).get("memory_held")) if n == n],
                 )
             )
     return found
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _numbers(value: Any) -> dict[str, float]:
-    return dict(zip(_mapping(value), _floats(list(_mapping(value).values())), strict=True))
+    return dict(zip(mapping(value), _floats(list(mapping(value).values())), strict=True))
 
 
 def _floats(value: Any) -> list[float]:

@@ -38,8 +38,8 @@ from benchmark.files import (
 
 __all__ = [
     "FORMAT", "AlreadyRunning", "ClaimLost", "DamagedFile", "RunFolder", "RunRecord", "State", "append_jsonl",
-    "config_hash", "json_bytes", "load_runs", "read_bytes", "read_json", "read_jsonl", "unlinked", "write_bytes",
-    "write_json", "write_text",
+    "config_hash", "json_bytes", "load_runs", "mapping", "read_bytes", "read_json", "read_jsonl", "unlinked",
+    "write_bytes", "write_json", "write_text",
 ]  # fmt: skip
 
 FORMAT = 1  # of result.json
@@ -118,7 +118,7 @@ class RunFolder:
             failure = read_json(self.failure)
         except (OSError, DamagedFile):
             return {}
-        return failure if isinstance(failure, dict) else {}
+        return mapping(failure)
 
     def record_failure(
         self, kind: str, exception: str, traceback: str = "", again: Literal["any", "alone"] | None = None
@@ -261,6 +261,11 @@ class RunRecord:
 def _checksum(content: dict[str, Any]) -> str:
     """SHA-256 of what was read from JSON, whatever the order of its keys and its white space."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` if it is a dict, else {}: what a file holds may be anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def load_runs(directory: str | Path, known: Mapping[str, RunRecord] | None = None) -> list[RunRecord]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from benchmark import datasets, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE, RunConfig
 from benchmark.markup import printable, to_csv
-from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, read_json, write_text
+from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, mapping, read_json, write_text
 from benchmark.streams.split import fixes_tasks
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
         about = _about(record)
         classifiers = (record.result or {}).get("classifiers", {})
         for name in sorted(classifiers):
-            found = _mapping(classifiers[name])
+            found = mapping(classifiers[name])
             abouts.append({**about, "classifier": name})
-            values.append(_mapping(found.get("summary")))
-            curves.append(_mapping(found.get("curves")))
+            values.append(mapping(found.get("summary")))
+            curves.append(mapping(found.get("curves")))
         if not classifiers:
             abouts.append({**about, "classifier": None})
             values.append({})
@@ -112,7 +112,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
         if records:
             frame.attrs["runs"] = str(records[0].path.parent)
             frame.attrs["held_out"] = any(
-                _mapping(record.config.get("stream")).get("evaluate") == "holdout" for record in records
+                mapping(record.config.get("stream")).get("evaluate") == "holdout" for record in records
             )
     return frames
 
@@ -186,23 +186,23 @@ def _not_started(directory: str | Path, records: Sequence[RunRecord]) -> list[Ru
         plan = read_json(Path(directory) / "sweep.json")
     except (OSError, DamagedFile):
         return []
-    planned = _mapping(_mapping(plan).get("runs"))
+    planned = mapping(mapping(plan).get("runs"))
     names = set(planned) - {record.name for record in records}
     runs = Path(directory) / "runs"
-    return [RunRecord(name, runs / name, "pending", _mapping(planned[name]), {}, {}, None, {}) for name in names]
+    return [RunRecord(name, runs / name, "pending", mapping(planned[name]), {}, {}, None, {}) for name in names]
 
 
 def _about(record: RunRecord) -> dict[str, Any]:
     """The columns that say which run this is."""
     result = record.result or {}
-    resolved = _mapping(record.environment.get("resolved"))
+    resolved = mapping(record.environment.get("resolved"))
     about: dict[str, Any] = {
         "run": record.name,
         "status": record.state,
-        "strategy": short_name(_mapping(record.config.get("strategy")).get("name")),
+        "strategy": short_name(mapping(record.config.get("strategy")).get("name")),
         "task_kind": _task_kind(record) if record.config else None,
     }
-    sections = {section: _mapping(record.config.get(section)) for _, section, _ in CELLS}
+    sections = {section: mapping(record.config.get(section)) for _, section, _ in CELLS}
     about |= {column: short_name(sections[section].get(key)) for column, section, key in CELLS}
     classes = sections["dataset"].get("classes")
     about["classes"] = len(classes) if isinstance(classes, list) else classes
@@ -220,7 +220,7 @@ def _task_kind(record: RunRecord) -> str:
     """Of a run without result, that of its dataset."""
     if record.result is not None:
         return str(record.result.get("task_kind", "single"))
-    dataset = _mapping(record.config.get("dataset")).get("name")
+    dataset = mapping(record.config.get("dataset")).get("name")
     return datasets.task_kind(dataset) if dataset in datasets.names() else "single"
 
 
@@ -300,7 +300,3 @@ def _options(config: Mapping[str, Any], seen: dict[tuple[str, str], Options]) ->
 def _defaults() -> dict[str, dict[str, Any]]:
     content = RunConfig().model_dump(mode="json")
     return {section: values for section, values in content.items() if section != "strategy"}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
