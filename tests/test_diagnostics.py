@@ -26,7 +26,7 @@ def finished(folder: Path, *overrides: str) -> RunFolder:
     return run_folder
 
 
-@pytest.mark.parametrize("strategy", ["replay", "dgr", "lucir", "podnet", "eeil_lws"])
+@pytest.mark.parametrize("strategy", ["replay", "dgr", "lucir", "podnet", "eeil_lws", "wa"])
 def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
     plain = finished(tmp_path / "plain", f"strategy={strategy}")
     watched = finished(tmp_path / "watched", f"strategy={strategy}", "metrics.diagnostics=true")
@@ -43,6 +43,9 @@ def test_recording_changes_no_result(strategy: str, tmp_path: Path) -> None:
     for record, width in zip(records, widths, strict=True):
         assert len(record["bias"]) == width if has_bias else record["bias"] is None
         assert record["scale"] > 0 if has_scale else record["scale"] is None
+    if strategy == "wa":
+        first, *later = [record["plugins"]["WeightAligningPlugin"]["factor"] for record in records]
+        assert first is None and all(factor > 0 for factor in later)
     if strategy == "dgr":
         reweighting = records[-1]["plugins"]["GradientReweightingPlugin"]
         assert {"phi", "r_old", "r_new", "beta", "gamma", "lost"} <= set(reweighting)
