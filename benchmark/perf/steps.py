@@ -66,7 +66,7 @@ def every_method(mode: str, old: int = 50, new: int = 50) -> dict[str, Any]:
     times = dict(zip(names, interleave([*map(epoch_of, learners)], ROUNDS), strict=True))
     return {
         "what": f"time per image trained over that of `replay`, {old} old and {new} new classes, ResNet-20, batch "
-        f"{BATCH}, second stages apart",
+        f"{BATCH}, second stages and the controls {', '.join(CONTROLS)} apart",
         "mode": mode,
         "foreign_cores": load.cores(),
         "strategies": {name: ratio(times[name], times["replay"]) for name in names if name != "replay"},
