@@ -182,8 +182,9 @@ def competitors(summary: pd.DataFrame) -> pd.DataFrame:
 def notes(summary: pd.DataFrame, found: pd.DataFrame, bold: bool = False) -> list[str]:
     """What stands under a table: the averaging, what bold means, what is missing, the protocol."""
     rows = label_rows(summary)
-    complete = found[(found["done"] == found["expected"]) & (found["n"] > 0)]
-    counts = sorted(set(complete["n"])) or [0]
+    begun = found[found["n"] > 0]
+    complete = begun[begun["done"] == begun["expected"]]  # the others say their number in the cell
+    counts = sorted(set((complete if len(complete) else begun)["n"])) or [0]
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     lines = [f"Mean ± standard deviation (n - 1) over n = {n} seeds ({grouping.seeds_note(rows)})."]
     if bold:

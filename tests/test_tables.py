@@ -348,6 +348,13 @@ def test_cells_say_what_is_missing(tmp_path):
     assert "n = 3 seeds" in table.attrs["notes"][0] and "a of the b runs" in table.attrs["notes"][1]
 
 
+def test_without_a_complete_cell_the_note_counts_what_there_is(tmp_path):
+    for strategy, done in (("lwf", 2), ("wa", 1), ("bic", 0)):
+        for seed in range(3):
+            fake.write_run(tmp_path, fake.config(strategy, seed=seed), accuracy=50, finished=seed < done)
+    assert "n = 1 to 2 seeds" in table_of(tmp_path).attrs["notes"][0]
+
+
 def test_planned_runs_without_a_folder_are_counted(tmp_path):
     names = fake.build(tmp_path, {"lwf": ["head"], "wa": ["head"]})
     for name in names[:5]:
