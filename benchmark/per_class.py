@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def write_per_class(directory: Path) -> Path:
 
     Raises
     ------
-    UserError : no run of DIR has finished, or none keeps counts per class.
+    UserError : no run of DIR has finished, none keeps counts per class, or a stream.json does not fit to them.
     """
     import pandas as pd
 
@@ -37,6 +38,13 @@ def _rows(run: RunData) -> list[dict[str, Any]]:
         records = run.records
     except NotKept:
         return []
+    try:
+        return _classes(run, records)
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{run.path / 'stream.json'} does not describe the classes of metrics.jsonl.") from error
+
+
+def _classes(run: RunData, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     stream = run.stream
     arrives = [t for t, size in enumerate(stream["sizes"]) for _ in range(size)]
     return [

@@ -11,7 +11,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from strategies.heads import CosineHead, GrowingHead, LinearHead, SplitHead, SplitLinearHead
+from strategies.heads import CosineHead, LinearHead, SplitHead, SplitLinearHead
 from strategies.losses import full_precision
 
 
@@ -21,7 +21,7 @@ class DiagnosticsPlugin(SupervisedPlugin):
     `record()` after an experience gives:
 
     - ce_gradient_norm : norm of the gradient of the classification loss with respect to the head's weight row, averaged
-      over steps (GR, Fig. 2); of frozen rows, what they would have received.
+      over steps (GR, Fig. 2); of frozen rows, what they would have received; None for heads of a kind not known here.
     - weight_norm, bias : of the head's rows afterwards (GR, Fig. 6); bias None without one.
     - Of a class with several proxies both norms are means over its proxies.
     - scale : eta of a cosine head, else None.
@@ -34,11 +34,14 @@ class DiagnosticsPlugin(SupervisedPlugin):
         self._steps = 0
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self._norms = torch.zeros(strategy.model.head.num_classes, device=strategy.device)
+        head = strategy.model.head
+        known = isinstance(head, LinearHead | SplitHead)
+        self._norms = torch.zeros(head.num_classes, device=strategy.device) if known else None
         self._steps = 0
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        assert self._norms is not None
+        if self._norms is None:
+            return
         logits = full_precision(strategy.mb_output.detach()).requires_grad_()
         (at_logits,) = torch.autograd.grad(strategy._criterion(logits, strategy.mb_y), logits)
         features = full_precision(strategy.model.last_features.detach())
@@ -84,11 +87,10 @@ def _norms(rows: Tensor) -> Tensor:
     return rows.norm(dim=-1).reshape(len(rows), -1).mean(dim=1)
 
 
-def _row_gradients(head: GrowingHead, features: Tensor, at_logits: Tensor) -> Tensor:
+def _row_gradients(head: LinearHead | SplitHead, features: Tensor, at_logits: Tensor) -> Tensor:
     """Gradient with respect to the weight rows, shaped as those, from the loss's gradient at the logits (B, C)."""
     if isinstance(head, LinearHead):
         return at_logits.T @ features
-    assert isinstance(head, SplitHead)
     blocks = {"old": head.old.detach().requires_grad_(), "new": head.new.detach().requires_grad_()}
     logits = torch.func.functional_call(head, blocks, (features,))
     rows = torch.cat(torch.autograd.grad(logits, tuple(blocks.values()), at_logits.to(logits)))

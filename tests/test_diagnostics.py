@@ -102,3 +102,24 @@ def test_frozen_rows_get_the_gradient_they_would_have_received() -> None:
     cosines = torch.nn.functional.normalize(features, dim=1) @ torch.nn.functional.normalize(weight, dim=1).T
     (head.eta.detach() * cosines).backward(at_logits)
     torch.testing.assert_close(_row_gradients(head, features, at_logits), weight.grad)
+
+
+def test_a_head_of_another_kind_has_no_gradient_norms_and_ends_no_run() -> None:
+    """A method of one's own may bring a head that is neither linear nor split."""
+    from strategies.heads import GrowingHead
+
+    class Prototypes(GrowingHead):
+        def extend(self, num_new: int) -> None:
+            self.weight = torch.nn.Parameter(torch.ones(num_new, self.num_features))
+
+        def scores(self, features: torch.Tensor) -> torch.Tensor:
+            return -torch.cdist(features, self.weight)
+
+    head = Prototypes(5)
+    head.adaptation(SimpleNamespace(classes_in_this_experience=[0, 1]))
+    strategy: Any = SimpleNamespace(model=SimpleNamespace(head=head), device="cpu", plugins=[])
+    observer = run.DiagnosticsPlugin()
+    observer.before_training_exp(strategy)
+    observer.before_backward(strategy)
+    record = observer.record(strategy)
+    assert record["ce_gradient_norm"] is None and record["weight_norm"] == pytest.approx([5**0.5] * 2)

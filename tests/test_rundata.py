@@ -125,10 +125,15 @@ def test_every_class_after_each_experience_on_request(tmp_path, capsys):
     name = fake.write_run(tmp_path, fake.config("icarl"), ["head", "nme"], details=True)
     fake.write_run(tmp_path, fake.config("bare"), accuracy=40)  # keeps no counts
     path = tmp_path / "runs" / name / "stream.json"
-    store.write_json(path, {**store.read_json(path), **stream})
+    whole = {**store.read_json(path), **stream}
+    store.write_json(path, whole)
     assert main(["table", str(tmp_path), "--per-class"]) == 0
     assert "per_class.csv" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "per_class.csv")
+    store.write_json(path, {"sizes": [20]})
+    assert main(["table", str(tmp_path), "--per-class"]) == 2
+    assert "stream.json does not describe the classes" in capsys.readouterr().err
+    store.write_json(path, whole)
     assert len(rows) == 2 * (4 + 8 + 12 + 16 + 20) and set(rows["run"]) == {name}
     nme = next(run for run in run_data(tmp_path / "runs") if run.classifier == "nme")
     row = rows[(rows["classifier"] == "nme") & (rows["experience"] == 3) & (rows["arrival"] == 9)].squeeze()
