@@ -43,19 +43,20 @@ class BiasCorrectedHead(LinearHead):
     Attributes
     ----------
     corrections : one (2,) parameter [alpha, beta] per experience, untrained in stage 1; the first is never changed.
-    columns : the columns each of them acts on.
+    columns : (C_t,) the columns each of them acts on.
     """
 
     def __init__(self, num_features: int, apply: str = "newest") -> None:
         super().__init__(num_features)
         self.apply_to = apply
         self.corrections = nn.ParameterList()
-        self.columns: list[list[int]] = []
+        self.columns: list[Tensor] = []
 
     def adaptation(self, experience: Any) -> None:
         super().adaptation(experience)
         if self.training:
-            self.columns.append(sorted(int(c) for c in experience.classes_in_this_experience))
+            columns, device = sorted(int(c) for c in experience.classes_in_this_experience), self.linear.weight.device
+            self.columns.append(torch.tensor(columns).to(device))  # now: making it in a step would wait for the device
             identity = torch.tensor([1.0, 0.0]).to(self.linear.weight)
             self.corrections.append(nn.Parameter(identity, requires_grad=False))
 
@@ -66,7 +67,7 @@ class BiasCorrectedHead(LinearHead):
     def _corrected(self, logits: Tensor, which: slice) -> Tensor:
         alpha, beta = torch.ones_like(logits[0]), torch.zeros_like(logits[0])
         for columns, correction in list(zip(self.columns, self.corrections, strict=True))[which]:
-            index = torch.tensor(columns, device=logits.device)
+            index = columns.to(logits.device)  # they are there, unless the head was moved
             alpha = alpha.index_copy(0, index, correction[0].expand(len(columns)))
             beta = beta.index_copy(0, index, correction[1].expand(len(columns)))
         return alpha * logits + beta

@@ -181,7 +181,7 @@ class ExemplarMemoryPlugin(SupervisedPlugin):
         """class -> positions in `dataset` of its min(quota, n) best images by the current network, best first."""
         chosen: dict[int, list[int]] = {}
         if self.selection == "herding" and quota:
-            features = extract_features(strategy, dataset).features
+            features = extract_features(strategy, dataset).features.cpu()  # one copy, not one a class
         for label, positions in class_positions(dataset).items():
             if not quota:
                 order = []

@@ -29,6 +29,7 @@ from strategies.features import Extracted, augments, extract_features, targets_a
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.teacher import autocast_of
+from strategies.transfer import sent
 
 
 class Batches(Protocol):
@@ -50,7 +51,7 @@ class CachedFeatures:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         features, logits, targets = self.extracted.features, self.extracted.logits, self.extracted.targets
-        order = torch.randperm(len(targets), generator=self.generator).to(targets.device)
+        order = sent(torch.randperm(len(targets), generator=self.generator), targets.device)
         for batch in order.split(self.batch_size):
             yield features[batch], logits[batch], targets[batch]
 
@@ -98,7 +99,7 @@ class FreshFeatures(Images):
     def _cached(self, extracted: Extracted) -> Iterator[tuple[Tensor, ...]]:
         sampled = self._sampler()
         order = torch.randperm(len(self.targets), generator=self.generator) if sampled is None else sampled
-        for batch in torch.as_tensor(order).to(extracted.targets.device).split(self.batch_size):
+        for batch in sent(torch.as_tensor(order), extracted.targets.device).split(self.batch_size):
             yield extracted.features[batch], extracted.targets[batch]
 
     def _fresh(self) -> Iterator[tuple[Tensor, ...]]:

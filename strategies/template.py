@@ -7,6 +7,7 @@ one), evaluation of all classifiers from one pass, and plain state, between expe
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -178,8 +179,9 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
             self.batch += 1
             self._after_training_iteration(**kwargs)
         self.epoch += 1
-        loss = float(self._loss_sum) / max(self.batch, 1)
-        if not torch.isfinite(self._loss_sum):
+        total = float(self._loss_sum)  # here the host waits for the device, once an epoch
+        loss = total / max(self.batch, 1)
+        if not math.isfinite(total):
             raise NonFiniteLossError(
                 f"the loss became {loss} in epoch {self.epoch} of experience {self.experience.current_experience}"
             )

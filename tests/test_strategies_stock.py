@@ -28,7 +28,7 @@ SINGLE_LABEL = [name for name in registry.NAMES if registry.get(name).task_kind 
 
 
 def on_a_stock_template(
-    recipe: Recipe, stream: Any, epochs: int, batch_size: int, seed: int = 0, rows: Any = None
+    recipe: Recipe, stream: Any, epochs: int, batch_size: int, seed: int = 0, rows: Any = None, device: str = "cpu"
 ) -> tuple[Tensor, float]:
     """Logits (N, 9) of all test images, and the accuracy that `eval(stream)` reports."""
     torch.manual_seed(seed)
@@ -44,6 +44,7 @@ def on_a_stock_template(
         train_mb_size=batch_size,
         train_epochs=epochs,
         eval_mb_size=500,
+        device=device,
         evaluator=EvaluationPlugin(accuracy_metrics(stream=True)),
     )
     for experience in stream.train_stream:
@@ -77,7 +78,7 @@ def on_our_learner(
 @torch.no_grad()
 def logits_of(model: Any, stream: Any) -> Tensor:
     images = torch.stack([item[0] for experience in stream.test_stream for item in experience.dataset.eval()])
-    return model.eval()(images)
+    return model.eval()(images.to(model.head.unseen.device)).cpu()
 
 
 def accuracy_of(scores: Tensor, stream: Any) -> float:
