@@ -214,7 +214,7 @@ def _left_in_control_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 def _measure(run: RunConfig, prepared: Prepared, device: str | None) -> Sizes:
     """Sizes of a run, from a forward pass of two images."""
     from benchmark import models
-    from benchmark.run import resolve
+    from benchmark.environment import resolve
 
     recipe, benchmark, arrays = prepared
     classes, experiences = sum(benchmark.info.sizes), len(benchmark.info.sizes)

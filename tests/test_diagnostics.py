@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import config, run
+from benchmark import config, environment, run
 from benchmark.store import RunFolder, read_json, read_jsonl
 
 TINY = [
@@ -76,7 +76,7 @@ def test_gradient_norms_are_autograds(strategy: str, tmp_path: Path) -> None:
     recipe, benchmark, arrays = run.prepare(plan)
     loader = run.ArrayLoader(benchmark.images, arrays, plan.training.augmentation)
     observer = run.DiagnosticsPlugin()
-    learner = run.build_learner(plan, recipe, loader, run.resolve(plan, benchmark, "cpu"), [observer])
+    learner = run.build_learner(plan, recipe, loader, environment.resolve(plan, benchmark, "cpu"), [observer])
     seen: list[torch.Tensor] = []
     learner.optimizer_step = lambda: seen.append(ROW_GRADIENTS[strategy](learner.model.head).clone())  # type: ignore[method-assign]
     learner.parts.stages.clear()

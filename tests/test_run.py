@@ -15,7 +15,7 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from small_run import EPOCHS, REPEATABLE, config, done, interrupt, repeatable
 
-from benchmark import run
+from benchmark import environment, run
 from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
 from benchmark.loading import ArrayLoader
@@ -49,11 +49,11 @@ def test_config_is_written_with_every_default(finished: RunFolder) -> None:
 
 
 def test_environment_tells_versions_machine_and_what_auto_became(finished: RunFolder) -> None:
-    environment = read_json(finished.environment)
+    recorded = read_json(finished.environment)
     for package in ("imcil", "torch", "torchvision", "avalanche-lib", "numpy", "pandas"):
-        assert environment["versions"][package] == version(package)
-    assert set(environment["machine"]) == {"platform", "processor"}
-    assert environment["resolved"] == {
+        assert recorded["versions"][package] == version(package)
+    assert set(recorded["machine"]) == {"platform", "processor"}
+    assert recorded["resolved"] == {
         "precision": "fp32", "compile": "off", "device": "cpu", "threads": torch.get_num_threads(),
     }  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_weights_are_kept_on_request(keep: str, files: list[str], finished: RunF
     state = torch.load(folder.weights / "02.pt", weights_only=True)
     recipe, benchmark, arrays = run.prepare(wanted)
     loader = ArrayLoader(benchmark.images, arrays, "none")
-    learner = run.build_learner(wanted, recipe, loader, run.resolve(wanted, benchmark, "cpu"))
+    learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
     learner.model.head.extend(6)
     learner.model.head.num_classes = 6
     learner.model.load_state_dict(state)
@@ -161,19 +161,19 @@ def test_a_failure_is_forgotten_once_the_run_is_done(tmp_path: Path) -> None:
 # --- automatic choices ------------------------------------------------------------------------------------------------
 
 
-def resolved(images: int = 10, **training: Any) -> run.Resolved:
+def resolved(images: int = 10, **training: Any) -> environment.Resolved:
     stream: Any = SimpleNamespace(info=SimpleNamespace(train_counts=[images]))
-    return run.resolve(validated({"training": training}), stream, "cpu")
+    return environment.resolve(validated({"training": training}), stream, "cpu")
 
 
 def test_auto_is_resolved_by_hardware_and_by_the_length_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: True)
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: True)
     assert resolved().precision == "bf16"
     assert resolved(precision="fp32").precision == "fp32"
-    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: False)
     assert resolved().precision == "fp32"
     assert resolved(precision="bf16").precision == "bf16"
-    few, many = run.COMPILE_PAYS_FROM // 10 - 1, run.COMPILE_PAYS_FROM // 10
+    few, many = environment.COMPILE_PAYS_FROM // 10 - 1, environment.COMPILE_PAYS_FROM // 10
     assert resolved(few, epochs=10).compile == "off" and resolved(many, epochs=10).compile == "on"
     assert resolved(many, epochs=10, compile="off").compile == "off" and resolved(few, compile="on").compile == "on"
 
@@ -182,15 +182,15 @@ def test_what_auto_became_is_kept_when_a_run_goes_on(tmp_path: Path, monkeypatch
     wanted = config("replay", training__precision="auto", training__compile="auto")
     straight = {}
     for precision in ("bf16", "fp32"):
-        monkeypatch.setattr(run, "_has_fast_bf16", lambda device, fast=precision == "bf16": fast)
+        monkeypatch.setattr(environment, "has_fast_bf16", lambda device, fast=precision == "bf16": fast)
         folder = straight[precision] = done(wanted, tmp_path / precision)
         assert read_json(folder.environment)["resolved"]["precision"] == precision
     assert straight["bf16"].result.read_bytes() != straight["fp32"].result.read_bytes()
 
     folder = RunFolder(tmp_path / "killed")
-    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: True)
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: True)
     interrupt(wanted, folder, 1)
-    monkeypatch.setattr(run, "_has_fast_bf16", lambda device: False)  # goes on elsewhere
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: False)  # goes on elsewhere
     run.execute(wanted, folder)
     assert read_json(folder.environment)["resolved"]["precision"] == "bf16"
     assert repeatable(folder) == repeatable(straight["bf16"])
@@ -220,13 +220,13 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
 
 
 def test_devices_that_cannot_be_used() -> None:
-    run.check_device("auto")
-    run.check_device("cpu")
+    environment.check_device("auto")
+    environment.check_device("cpu")
     with pytest.raises(UserError, match=r'^The device "gpu" cannot be used: '):
-        run.check_device("gpu")
+        environment.check_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r'^The device "cuda:0" cannot be used: '):
-            run.check_device("cuda:0")
+            environment.check_device("cuda:0")
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_avalanches_own_accuracy_is_the_recorded_one(strategy: str, finished: Ru
     folder = done(wanted, tmp_path / "run")
     recipe, benchmark, arrays = run.prepare(wanted)
     loader = ArrayLoader(benchmark.images, arrays, "none")
-    learner = run.build_learner(wanted, recipe, loader, run.resolve(wanted, benchmark, "cpu"))
+    learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no loggers
         evaluator = EvaluationPlugin(accuracy_metrics(stream=True, experience=True), loggers=[])

@@ -115,8 +115,9 @@ def check(
     And of the largest run when there is no room for it: see `benchmark.preflight`. `here` tells whether the runs will
     use this machine's memory; of the `workers` that share the disk, `sharing` (None: all) share the device.
     """
+    from benchmark.environment import check_device
     from benchmark.preflight import Preflight
-    from benchmark.run import check_device, prepare
+    from benchmark.run import prepare
 
     preflight = Preflight(directory, device if here else None, workers, sharing)
     added: dict[str, str] = {}  # a run but for its training seed, on which nothing here depends -> its name

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from benchmark.environment import environment
 from benchmark.figures import style
 from benchmark.perf import concurrent, large, overhead, scaling, steps, stock, throughput
 from benchmark.perf.plot import growth
 from benchmark.perf.setting import config, noise_stream, resolved
-from benchmark.run import environment
 from benchmark.store import write_json
 
 OUT = Path("results/perf")

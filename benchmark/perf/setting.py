@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmark.config import RunConfig, check
 from benchmark.datasets import ImageArrays
+from benchmark.environment import Resolved, resolve
 from benchmark.loading import ArrayLoader
-from benchmark.run import Resolved, build_learner, resolve
+from benchmark.run import build_learner
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.template import IncrementalLearner
 

@@ -7,7 +7,6 @@ carries the reason in place of numbers; a run that cannot be read says which fil
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from benchmark import grouping, palette
 from benchmark.cells import BOUNDS, LOWER_IS_BETTER, TITLES, trials
 from benchmark.errors import UserError
 from benchmark.pairs import paired_scores, score_differences
-from benchmark.report import classes
-from benchmark.status import STYLES, progress
+from benchmark.report.runs import Interned, add_classes, cut, hundredths, list_results, list_runs
+from benchmark.status import STYLES
 from benchmark.store import DamagedFile, RunRecord, read_json
 from benchmark.summary import IDENTITY, PROTOCOL, text
 from benchmark.tables import WRITTEN, WRITTEN_MULTI
@@ -45,11 +44,8 @@ CURVES = {
     "old_accuracy": "accuracy, old classes",
     "new_accuracy": "accuracy, new classes",
 }
-TRACEBACK, CELL = 4_000, 300  # characters of a traceback's end, and of any other text from a results folder
-CONFUSIONS = 1_500_000  # characters for all confusion matrices
 BASELINES = 8  # methods that the others are compared with, best first; fewer when there were more than
 COMPARISONS = 2_000  # (method, setting, baseline, metric) to compute
-RECALLS = 300_000  # per-class values; beyond them only the first run of every cell keeps its own
 
 
 def collect(
@@ -62,11 +58,12 @@ def collect(
     methods = _methods(rows)
     metrics = [c for c in summary.columns if c not in (*IDENTITY, *PROTOCOL) and summary[c].notna().any()]
     cells, shown = _cells(rows, methods, settings, metrics)
-    interned = _Interned()
-    runs = _runs(records, rows, settings, interned)
+    interned = Interned()
+    runs = list_runs(records, rows, settings, interned)
     place = {record.name: i for i, record in enumerate(records)}
-    results = _results(shown, place, methods, settings, metrics, curves, interned)
-    confusions = _per_class(records, runs, results, interned)
+    drawn = [key for key in CURVES if key in curves.columns and curves[key].notna().any()]
+    results = list_results(shown, place, methods, settings, metrics, curves, drawn, interned)
+    confusions = add_classes(records, runs, results, interned)
     return {
         "name": Path(directory).resolve().name,
         "states": {state: count for state in STATES if (count := sum(record.state == state for record in records))},
@@ -75,11 +72,7 @@ def collect(
         "seeds": grouping.seeds_note(rows),
         "groups": _groups(records),
         "metrics": [_about_metric(name) for name in metrics],
-        "curves": [
-            {"key": key, "label": label}
-            for key, label in CURVES.items()
-            if key in curves.columns and curves[key].notna().any()
-        ],
+        "curves": [{"key": key, "label": CURVES[key]} for key in drawn],
         "settings": [
             {"name": name, "protocol": grouping.protocol_notes(rows[rows["setting"] == name])} for name in settings
         ],
@@ -91,24 +84,6 @@ def collect(
         "confusions": confusions,
         **interned.lists,
     }
-
-
-class _Interned:
-    """Lists of values that many runs share, each value once; `add` returns its place."""
-
-    def __init__(self) -> None:
-        self.lists: dict[str, list[Any]] = {"streams": [], "environments": [], "steps": [], "configs": []}
-        self._places: dict[tuple[str, str], int] = {}
-
-    def add(self, name: str, value: Any) -> int:
-        key = (name, json.dumps(value, sort_keys=True))
-        if key not in self._places:
-            self._places[key] = len(self.lists[name])
-            self.lists[name].append(value)
-        return self._places[key]
-
-
-# --- methods, cells ---------------------------------------------------------------------------------------------------
 
 
 def _methods(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -158,7 +133,7 @@ def _cells(
                     grouping.check_comparable(part, method["name"], setting)
                     cell["stats"] = [_statistics(part[name]) for name in metrics]
                 except UserError as error:
-                    cell["why"] = _cut(str(error))
+                    cell["why"] = cut(str(error))
             cells.append(cell)
     return cells, finished
 
@@ -210,9 +185,9 @@ def _differences(
                 {
                     "m": method_place[row["method"]],
                     "s": setting_place[row["setting"]],
-                    "difference": _hundredths(row["difference"]),
-                    "low": _hundredths(row["low"]),
-                    "high": _hundredths(row["high"]),
+                    "difference": hundredths(row["difference"]),
+                    "low": hundredths(row["low"]),
+                    "high": hundredths(row["high"]),
                     "pairs": row["pairs"],
                     "p": round(row["p_holm"], 4),
                     "verdict": row["verdict"],
@@ -253,170 +228,6 @@ def _about_metric(name: str) -> dict[str, Any]:
         "title": TITLES.get(name, ""),
         "lower": name in LOWER_IS_BETTER,
     }
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
-
-
-def _runs(
-    records: Sequence[RunRecord], rows: pd.DataFrame, settings: Sequence[str], interned: _Interned
-) -> list[dict[str, Any]]:
-    first = rows.drop_duplicates("run").set_index("run")
-    labels = first[["base", "setting"]].to_dict("index")
-    place = {setting: i for i, setting in enumerate(settings)}
-    found = []
-    for record in records:
-        label = labels.get(record.name)
-        config = _flat(record.config)
-        seeds = {
-            key.removesuffix("_seed"): config[path]
-            for key, path in PROTOCOL.items()
-            if key.endswith("_seed") and path in config
-        }
-        run: dict[str, Any] = {
-            "name": _cut(record.name),
-            "state": record.state,
-            "method": _cut(label["base"]) if label else "",
-            "s": place[label["setting"]] if label else None,
-            "seeds": seeds,
-            "config": config,
-            "environment": interned.add("environments", _flat(record.environment)) if record.environment else None,
-            "failure": "",
-            "problems": [_cut(problem) for problem in record.problems],
-        }
-        if record.state not in ("done", "pending"):
-            run["progress"] = progress(record)
-        if record.state == "failed":
-            run["failure"] = _cut(record.failure.get("exception") or "no reason recorded")
-            trace = record.failure.get("traceback")
-            run["traceback"] = trace[-TRACEBACK:] if isinstance(trace, str) else ""
-            run["attempt"] = _cut(record.failure.get("attempt", ""))
-        found.append(run)
-    for run in found:  # what all configs share is written once
-        run["config"] = interned.add("configs", {k: v for k, v in run["config"].items() if not k.endswith("seed")})
-    return found
-
-
-def _results(
-    finished: pd.DataFrame,
-    place: Mapping[str, int],
-    methods: Sequence[Mapping[str, Any]],
-    settings: Sequence[str],
-    metrics: Sequence[str],
-    curves: pd.DataFrame,
-    interned: _Interned,
-) -> list[dict[str, Any]]:
-    """One entry per finished run and classifier: its metrics and curves, in hundredths of a percent."""
-    names = [name for name in CURVES if name in curves.columns]
-    by_result = dict(iter(curves.groupby(["run", "classifier"], sort=False)))
-    method_place = {method["name"]: i for i, method in enumerate(methods)}
-    setting_place = {setting: i for i, setting in enumerate(settings)}
-    found = []
-    for row in finished[finished["classifier"].notna()].to_dict("records"):
-        part = by_result.get((row["run"], row["classifier"]))
-        entry: dict[str, Any] = {
-            "run": place[row["run"]],
-            "m": method_place[row["method"]],
-            "s": setting_place[row["setting"]],
-            "classifier": row["classifier"],
-            "values": [_hundredths(row[name]) for name in metrics],
-            "curves": {},
-        }
-        if part is not None:
-            entry["steps"] = interned.add(
-                "steps", [None if v != v else int(v) for v in part["num_seen_classes"].astype(float)]
-            )
-            entry["curves"] = {
-                name: [_hundredths(value) for value in part[name]] for name in names if part[name].notna().any()
-            }
-        found.append(entry)
-    return found
-
-
-def _hundredths(value: float) -> int | None:
-    return round(10_000 * value) if math.isfinite(value) else None
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> value as text."""
-    flat = {}
-    for section, values in content.items():
-        inner = values.items() if isinstance(values, dict) else [("", values)]
-        for key, value in inner:
-            flat[_cut(f"{section}.{key}" if key else section)] = _cut(value)
-    return flat
-
-
-def _cut(value: Any) -> str:
-    """`value` as text of bounded length."""
-    if isinstance(value, list | dict):
-        try:
-            value = json.dumps(value)
-        except (ValueError, RecursionError):
-            value = "?"
-    shown = text(value)
-    return shown if len(shown) <= CELL else f"{shown[:CELL]}… ({len(shown):,} characters)"
-
-
-# --- classes ----------------------------------------------------------------------------------------------------------
-
-
-def _per_class(
-    records: Sequence[RunRecord],
-    runs: Sequence[dict[str, Any]],
-    results: Sequence[dict[str, Any]],
-    interned: _Interned,
-) -> list[dict[str, Any]]:
-    """The confusion matrices of every cell. Gives the results their "recalls", and runs their problems."""
-    sums: dict[tuple[int, int], classes.ConfusionSum] = {}
-    by_run: dict[int, list[dict[str, Any]]] = {}
-    for entry in results:
-        by_run.setdefault(entry["run"], []).append(entry)
-    for i, entries in by_run.items():
-        try:
-            stream = classes.stream_of(records[i])
-            runs[i]["stream"] = interned.add("streams", stream)
-            if (records[i].result or {}).get("task_kind", "single") == "single":
-                _read_run(records[i], runs[i], entries, stream["images"], sums)
-        except classes.Unreadable as error:
-            runs[i]["problems"].append(_cut(f"no per-class results: {error}"))
-    total = 0
-    seen = set()
-    for entry in results:
-        total += len(entry.get("recalls", []))
-        if total > RECALLS and (entry["m"], entry["s"]) in seen:
-            del entry["recalls"]
-        seen.add((entry["m"], entry["s"]))
-    packed = classes.pack_all(sums, CONFUSIONS)
-    return [{"m": m, "s": s, **content} for (m, s), content in sorted(packed.items())]
-
-
-def _read_run(
-    record: RunRecord,
-    run: dict[str, Any],
-    entries: Sequence[dict[str, Any]],
-    images: Sequence[int],
-    sums: dict[tuple[int, int], classes.ConfusionSum],
-) -> None:
-    """Recalls and confusion of one run: from its confusion file, else the recalls from metrics.jsonl."""
-    num_classes = len(images)
-    try:
-        confusions = classes.last_confusion(record, num_classes)
-    except classes.Unreadable as error:
-        run["problems"].append(_cut(f"no confusion matrix: {error}"))
-        recalls = classes.last_recalls(record, num_classes)
-        for entry in entries:
-            if entry["classifier"] in recalls:
-                entry["recalls"] = recalls[entry["classifier"]]
-        return
-    for entry in entries:
-        if entry["classifier"] in confusions:
-            confusion = confusions[entry["classifier"]]
-            entry["recalls"] = classes.recalls_of(confusion)
-            cell = (entry["m"], entry["s"])
-            total = sums.setdefault(cell, classes.ConfusionSum.of(num_classes))
-            if len(total.by_arrival) == -(-num_classes // total.block):
-                total.add(confusion, images)
 
 
 def _groups(records: Sequence[RunRecord]) -> list[int] | None:
