@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch._dynamo  # imported by torch on first use, which must not fall into the time of the patches
+import torch._dynamo  # torch imports it on first use, which must not happen while torch is patched
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map

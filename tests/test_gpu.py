@@ -30,7 +30,7 @@ from benchmark.store import RunFolder, read_json, read_jsonl
 from strategies import registry
 
 EXPERIENCES = 3
-EPOCH = "template.py:training_epoch"
+EPOCH, STAGE = "template.py:training_epoch", "stage.py:run"
 WITH_STATE = (  # every plugin and head that keeps tensors between steps or experiences
     "icarl", "eeil", "bic", "wa", "il2m", "lucir_cbf", "podnet_lws", "lucir_gvalign", "lucir_adaprior", "eeil_lws",
     "dgr", "dgr_feature_kd", "joint_bsce", "rebll",
@@ -74,12 +74,12 @@ def assert_same(found: RunFolder, wanted: RunFolder) -> None:
 def test_every_method_trains_there_without_waiting(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU's numbers. In training the host waits for the loss, once an epoch, and for what an experience needs
-    once: with a first batch, labels, columns or counts are sent."""
+    """The CPU's numbers. In training the host waits for the loss, once an epoch, and for what an experience or its
+    stage needs once: with a first batch, labels, columns or counts are sent."""
     wanted = small(strategy)
     folder, gpu = trained(wanted, tmp_path / "gpu", monkeypatch)
     assert_same(folder, done(wanted, tmp_path / "cpu"))
-    waits = Counter(wait for wait in gpu.waits if EPOCH in wait.where)
+    waits = Counter(wait for wait in gpu.waits if {EPOCH, STAGE} & set(wait.where))
     assert sum(count for wait, count in waits.items() if wait.where[0] == EPOCH) <= EPOCHS * EXPERIENCES
     assert not {wait: count for wait, count in waits.items() if wait.where[0] != EPOCH and count > EXPERIENCES}
 
