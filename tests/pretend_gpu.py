@@ -223,7 +223,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
             "max_memory_allocated": 1, "set_rng_state": None, "get_rng_state": torch.zeros(16, dtype=torch.uint8),
         }.items():  # fmt: skip
             patch.setattr(torch.cuda, name, lambda *args, value=value: value)
-        autocast, empty = torch.autocast, torch.empty
+        autocast, empty, sgd = torch.autocast, torch.empty, torch.optim.SGD
         parse_to, group = torch._C._nn._parse_to, torch._C._group_tensors_by_device_and_dtype
 
         def parse(*args: Any, **kwargs: Any) -> tuple[Any, ...]:  # torch looks at devices in C++, which sees the CPU
@@ -236,6 +236,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
 
         patch.setattr(torch, "autocast", lambda kind, *args, **kwargs: autocast("cpu", *args, **kwargs))
         patch.setattr(torch, "Generator", _Generator)
+        # Fused, it would add in another order than the CPU's does.
+        patch.setattr(torch.optim, "SGD", lambda *args, fused=False, **kwargs: sgd(*args, **kwargs))
         patch.setattr(torch._C._nn, "_parse_to", parse)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", grouped)
         # Other threads do not know of `gpu`; those that read images ahead ask for pinned memory.

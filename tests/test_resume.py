@@ -15,7 +15,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from small_run import TINY, AskedAfter, Killed, KilledAt, chop, config, done, interrupt, repeatable, short, states
 
-from benchmark import checkpoint, run
+from benchmark import checkpoint, environment, run
 from benchmark.config import RunConfig
 from benchmark.engines.worker import carry_out
 from benchmark.errors import UserError
@@ -105,10 +105,10 @@ def test_random_numbers_of_torch_and_counters_of_avalanche_go_on(tmp_path: Path,
 def test_another_version_is_told_and_both_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
     """In one line, which log.txt holds too; an environment that comes back is listed once, a fresh run lists none."""
     wanted, folder = config("replay", **TINY), RunFolder(tmp_path / "run")
-    installed = run.version
+    installed = environment.version
     seen = []
     for number in ("1.0", "2.0", "1.0", "1.0"):
-        monkeypatch.setattr(run, "version", lambda name, n=number: n if name == "imcil" else installed(name))
+        monkeypatch.setattr(environment, "version", lambda name, n=number: n if name == "imcil" else installed(name))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with folder.noting_warnings():
@@ -120,10 +120,10 @@ def test_another_version_is_told_and_both_are_kept(tmp_path: Path, monkeypatch: 
     assert seen == [[], [there], [back], []]
     noted = [line.split("UserWarning: ")[1] for line in folder.log.read_text().splitlines() if "goes on with" in line]
     assert noted == [there, back]
-    environment = read_json(folder.environment)
-    assert environment["versions"]["imcil"] == "1.0"
-    assert [each["versions"]["imcil"] for each in environment["earlier"]] == ["1.0", "2.0"]
-    assert "earlier" not in environment["earlier"][1]
+    recorded = read_json(folder.environment)
+    assert recorded["versions"]["imcil"] == "1.0"
+    assert [each["versions"]["imcil"] for each in recorded["earlier"]] == ["1.0", "2.0"]
+    assert "earlier" not in recorded["earlier"][1]
 
 
 def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> None:
