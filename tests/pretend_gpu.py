@@ -96,7 +96,7 @@ class PretendedGPU(TorchFunctionMode):
         """CPU tensors among those of the GPU: allowed as an index, as what a slice is set to, and as what is copied."""
         indices = tree_leaves(args[1]) if name in ("__getitem__", "__setitem__") else []
         by_tensor = any(isinstance(index, Tensor) for index in indices)
-        is_value = name == "__setitem__" and others == [args[2]] and not by_tensor
+        is_value = name == "__setitem__" and not by_tensor and all(one is args[2] for one in others)
         is_index = isinstance(args[0], OnGPU) and all(any(one is index for index in indices) for one in others)
         if not (is_value or is_index):
             raise RuntimeError(f"{name}: tensors on cuda:0 and on the CPU")
