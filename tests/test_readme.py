@@ -48,6 +48,14 @@ def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
 
 
+def test_the_links_of_the_readme_lead_to_its_sections() -> None:
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(#([^)]*)\)", README)
+    assert len(links) >= 15
+    assert set(links) <= anchors
+
+
 @pytest.mark.parametrize("runs", REFERENCES, ids=lambda path: path.parent.name)
 def test_committed_runs_are_small_and_whole(runs: Path) -> None:
     folders = [folder for folder in runs.iterdir() if folder.is_dir()]
