@@ -343,8 +343,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from benchmark.config import StrategyConfig, build_recipe
+    from benchmark.config import build_recipe
     from benchmark.contract import print_check
+    from benchmark.sections import StrategyConfig
 
     return print_check(build_recipe(StrategyConfig(name=options.strategy)))
 

@@ -19,7 +19,7 @@ import torch
 from avalanche.core import BasePlugin
 
 from benchmark import checkpoint, cost, datasets, models
-from benchmark.config import DatasetConfig, RunConfig, check
+from benchmark.config import RunConfig, check
 from benchmark.environment import Resolved, environment, resolve
 from benchmark.errors import UserError
 from benchmark.evaluation import all_metrics, evaluate, headline
@@ -28,6 +28,7 @@ from benchmark.loading import ArrayLoader
 from benchmark.loggers import Loggers
 from benchmark.loggers import check as check_loggers
 from benchmark.preflight import images_hash
+from benchmark.sections import DatasetConfig
 from benchmark.store import (
     FORMAT,
     DamagedFile,

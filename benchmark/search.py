@@ -27,10 +27,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark import datasets
-from benchmark.config import RunConfig, Section, SweepConfig, validated
+from benchmark.config import RunConfig, SweepConfig, validated
 from benchmark.errors import UserError, did_you_mean
 from benchmark.metrics import SUMMARY
 from benchmark.overrides import NAME_KEYS, override
+from benchmark.sections import Section
 
 METRICS = (*SUMMARY, "average_map", "last_map")
 # Fields of training that may be searched. The others make another experiment, or a longer one.

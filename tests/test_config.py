@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from benchmark import config
-from benchmark.config import RunConfig, StrategyConfig, build_recipe, check, load, validated
+from benchmark.config import RunConfig, build_recipe, check, load, validated
 from benchmark.errors import UserError
 from benchmark.overrides import override
+from benchmark.sections import StrategyConfig
 from strategies import registry
 from strategies.schedule import Schedule
 

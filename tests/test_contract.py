@@ -387,7 +387,8 @@ class SmoothedReplay(Recipe):
 def test_a_file_of_someone_else_passes_registry_config_and_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmark.config import StrategyConfig, build_recipe
+    from benchmark.config import build_recipe
+    from benchmark.sections import StrategyConfig
 
     file = tmp_path / "smoothed.py"
     file.write_text(THIRD_PARTY)
