@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,23 +93,59 @@ def _inert(value: Any) -> Any:
 
 
 def print_table(table: pd.DataFrame) -> None:
-    """Show a table in the terminal."""
+    """Show a table on standard output.
+
+    No cell is ever cut or broken: columns that do not fit into the terminal follow in blocks below, each with the rows'
+    names; a file or pipe gets all in one.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     bold = set(table.attrs.get("bold", ()))
-    shown = Table()
-    shown.add_column(str(table.index.name or "method"), no_wrap=True)
-    for column in table.columns:
-        shown.add_column(Text(printable(" ".join(column) if isinstance(column, tuple) else column)), justify="right")
-    for name, row in zip(table.index, table.to_numpy().tolist(), strict=True):
-        styles = ["bold" if (name, column) in bold else "" for column in table.columns]
-        cells = (Text(printable(cell), style) for cell, style in zip(row, styles, strict=True))
-        shown.add_row(Text(printable(name)), *cells)
+    names = [printable(name) for name in table.index]
+    title = printable(table.index.name or "method")
+    headers = [printable(" ".join(column) if isinstance(column, tuple) else column) for column in table.columns]
+    columns = [[printable(cell) for cell in column] for column in table.to_numpy().T.tolist()]
+    widths = [_width([*header.split(), *cells]) for header, cells in zip(headers, columns, strict=True)]
     console = Console()
-    notes = Text("\n".join(map(printable, table.attrs["notes"])))
-    console.print(Text(printable(table.attrs["title"]), style="bold"), shown, notes, sep="\n")
+    left = _width([title, *names])
+    if not console.is_terminal:
+        unbroken = (_width([header, *cells]) for header, cells in zip(headers, columns, strict=True))
+        console.width = max(console.width, _table_width([left, *unbroken]))
+    console.print(Text(printable(table.attrs["title"]), style="bold"))
+    for block in _blocks(left, widths, console.width):
+        shown = Table()
+        shown.add_column(title, no_wrap=True)
+        for place in block:
+            shown.add_column(Text(headers[place]), justify="right", min_width=widths[place])
+        for row, name in enumerate(names):
+            styles = ["bold" if (table.index[row], table.columns[place]) in bold else "" for place in block]
+            cells = (Text(columns[place][row], style) for place, style in zip(block, styles, strict=True))
+            shown.add_row(Text(name), *cells)
+        console.print(shown)
+    console.print(Text("\n".join(map(printable, table.attrs["notes"]))))
+
+
+def _blocks(left: int, widths: Sequence[int], room: int) -> list[list[int]]:
+    """Places of the columns of each block: as many as fit beside the names, at least one."""
+    blocks: list[list[int]] = [[]]
+    for place in range(len(widths)):
+        taken = _table_width([left, *(widths[other] for other in [*blocks[-1], place])])
+        if blocks[-1] and taken > room:
+            blocks.append([])
+        blocks[-1].append(place)
+    return blocks
+
+
+def _table_width(widths: Sequence[int]) -> int:
+    return sum(width + 3 for width in widths) + 1  # a blank on both sides of a cell, a line before each and at the end
+
+
+def _width(texts: Iterable[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, texts), default=0)
 
 
 def escape_markdown(value: str) -> str:

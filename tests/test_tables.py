@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import runpy
 import shutil
 import time
@@ -518,6 +519,39 @@ def test_the_table_is_printed_whatever_the_names(capsys, monkeypatch):
     tables.print_table(hostile_table())
     out = capsys.readouterr().out
     assert "Title_a" in out and "note ± rho 10" in out and "1.00 ± 0.10" in out and r"\input{x}" in out
+
+
+def wide_table(columns: int) -> pd.DataFrame:
+    table = pd.DataFrame({f"setting {i}": [f"{i}{i}.00 ± 1.00"] * 2 for i in range(columns)}, index=["dgr", "replay"])
+    table.attrs.update(title="Wide", notes=["a note"], bold=[("dgr", "setting 0")])
+    return table
+
+
+def test_a_pipe_gets_a_wide_table_in_one_piece(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    tables.print_table(wide_table(columns=9))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("dgr" in line for line in lines) == 1
+    assert all(f"{i}{i}.00 ± 1.00" in next(line for line in lines if "dgr" in line) for i in range(9))
+    assert "setting 8" in lines[2]
+
+
+def test_a_narrow_terminal_gets_the_columns_in_blocks(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "48")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    tables.print_table(wide_table(columns=5))
+    lines = [re.sub("\x1b.*?m", "", line) for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if "dgr" in line]
+    assert [line.count("±") for line in rows] == [2, 2, 1] and max(map(len, lines)) <= 48
+    assert "".join(re.findall(r"\d\d\.00 ± 1\.00", " ".join(rows))) == "".join(f"{i}{i}.00 ± 1.00" for i in range(5))
+    assert lines[-1] == "a note"
+
+
+def test_a_terminal_narrower_than_a_column_gets_one_column_at_a_time(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    tables.print_table(wide_table(columns=2))
+    assert sum("replay" in line or "rep" in line for line in capsys.readouterr().out.splitlines()) == 2
 
 
 def test_the_main_table_is_printed_with_its_place_and_what_could_not_be_read(tmp_path, capsys):
