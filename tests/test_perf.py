@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from benchmark.figures import style
+from benchmark.perf.ceiling import training_operations
 from benchmark.perf.clock import interleave, interval, ratio
 from benchmark.perf.concurrent import runs_at_once
 from benchmark.perf.plot import growth
@@ -54,6 +55,30 @@ def test_the_busiest_measurement_is_named(tmp_path):
     text = speed_tables(tmp_path, "perf")
     assert "| fp32 | gr | 95 | 100 | 0.95 (0.90-1.00) |" in text
     assert text.endswith("Steps. a test; other processes kept up to 0.6 cores busy.\n")
+
+
+def test_the_limit_stands_beside_the_speed_up_where_it_was_measured(tmp_path):
+    row = {
+        "what": "`replay` here, fp32, against stock",
+        "mode": "fp32",
+        "environment": MACHINE,
+        "train_speedup": 1.2,
+        "train_limit": 2.25,
+        "eval_speedup": 1.1,
+        "end_to_end_speedup": 1.15,
+        "end_to_end_range": [1.0, 1.3],
+        "compile_seconds": 0.0,
+    }
+    write_json(tmp_path / "perf/stock-fp32.json", row)
+    assert "| fp32 | 1.20 | 2.25 | 1.10 | 1.15 (1.00-1.30) |  |" in speed_tables(tmp_path, "perf")
+
+
+def test_operations_of_a_training_step():
+    """ResNet-20 by hand: every convolution once forward, once for its weights, and once for its input but the first."""
+    first, full, halved = 16 * 3 * 9 * 32**2, 16 * 16 * 9 * 32**2, 32 * 16 * 9 * 16**2
+    shortcut = 32 * 16 * 16**2
+    forward = first + 6 * full + 2 * (halved + shortcut + 5 * full)
+    assert training_operations("resnet20") == 2 * (3 * forward - first)
 
 
 def test_rounds_alternate_and_the_first_is_a_warm_up():

@@ -16,6 +16,7 @@ from avalanche.training.supervised import Naive
 from torch import nn
 
 from benchmark import models
+from benchmark.perf.ceiling import operations_per_second, training_operations
 from benchmark.perf.clock import ForeignLoad
 from benchmark.perf.setting import BATCH, config, make_learner, noise_stream
 from strategies.memory import concatenate
@@ -48,14 +49,17 @@ def side_by_side(mode: str, rounds: int = 3) -> dict[str, Any]:
         started = time.perf_counter()
         warm.train(benchmark.train_stream[0], eval_streams=[])
         compile_seconds = time.perf_counter() - started
-    ours, stock = [], []
+    ours, stock, limits = [], [], []
+    operations = training_operations("resnet32")
     for _ in range(rounds):
+        limits.append(operations_per_second(run.training.precision) / operations)  # images a second
         ours.append(_ours(run, arrays, benchmark))
         stock.append(_stock(benchmark, budget))
     train, evaluate = [], []  # seconds an image, (ours, stock) per round
     for mine, theirs in zip(ours, stock, strict=True):
         train.append((mine[0] / mine[1], theirs[0] / theirs[1]))
         evaluate.append((mine[2] / mine[3], theirs[2] / theirs[3]))
+    limit = [images * theirs for images, (_, theirs) in zip(limits, train, strict=True)]
     images = stock[0][1], stock[0][3]
     ends = [
         (t[1] * images[0] + e[1] * images[1]) / (t[0] * images[0] + e[0] * images[1])
@@ -69,6 +73,7 @@ def side_by_side(mode: str, rounds: int = 3) -> dict[str, Any]:
         "compile_seconds": compile_seconds,
         "train_images_per_second": [1 / median(t[i] for t in train) for i in (0, 1)],
         "eval_images_per_second": [1 / median(e[i] for e in evaluate) for i in (0, 1)],
+        "train_limit": median(limit),
         "train_speedup": median(t[1] / t[0] for t in train),
         "eval_speedup": median(e[1] / e[0] for e in evaluate),
         "end_to_end_speedup": median(ends),
