@@ -33,8 +33,8 @@ def herding_order(features: Tensor, m: int) -> Tensor:
     """The first min(m, n) images picked by herding (iCaRL, Algorithm 4), in order.
 
     Features are L2-normalised; their mean is not. Pick k minimises the distance between that mean and the mean of the
-    k picked, over images not picked yet; ties go to the lowest index. The original code may pick an image twice and
-    then lose a slot; like the later code bases this form excludes picked images.
+    k picked, over images not picked yet; of images with equal features the first is picked first. The original code may
+    pick an image twice and then lose a slot; like the later code bases this form excludes picked images.
 
     Parameters
     ----------
@@ -45,14 +45,17 @@ def herding_order(features: Tensor, m: int) -> Tensor:
     -------
     (min(m, n),) int64 indices into `features`.
     """
-    phi = torch.nn.functional.normalize(torch.as_tensor(features).double().cpu(), dim=1).numpy()
+    phi = torch.nn.functional.normalize(torch.as_tensor(features).detach().double().cpu(), dim=1).numpy()
     mean, total = phi.mean(axis=0) if len(phi) else 0.0, np.zeros(phi.shape[1])
     squared_norm = (phi**2).sum(axis=1)
+    rows: dict[bytes, int] = {}
+    first = [rows.setdefault(row.tobytes(), i) for i, row in enumerate(phi)]  # the first image with these features
     order: list[int] = []
     for k in range(1, min(m, len(phi)) + 1):
         # ||k mean - total - phi_i||^2 without the term that is the same for every i. float64 and numpy's argmin:
         # torch's promises no order among ties.
-        distance = squared_norm - 2 * phi @ (k * mean - total)
+        # Equal rows share one distance: the product rounds them by their place.
+        distance = (squared_norm - 2 * phi @ (k * mean - total))[first]
         distance[order] = np.inf
         order.append(int(distance.argmin()))
         total += phi[order[-1]]

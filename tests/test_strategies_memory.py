@@ -49,6 +49,20 @@ def strategy_of(width: int = 9, **attributes: Any) -> Any:
 # --- herding -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_of_equal_features_herding_picks_the_first(seed: int) -> None:
+    """A matrix product rounds equal rows unequally, by their place among the others."""
+    generator = np.random.default_rng(seed)
+    kinds = generator.permutation(np.repeat(np.arange(4), generator.integers(2, 12)))
+    points = generator.normal(size=(4, 5 + 3 * seed))
+    order = herding_order(torch.from_numpy(points[kinds]), len(kinds)).numpy()
+    for kind in range(4):
+        picked = order[kinds[order] == kind]
+        assert picked.tolist() == sorted(picked)
+    assert herding_order(torch.ones(9, 7, requires_grad=True), 5).tolist() == [0, 1, 2, 3, 4]
+
+
+
 @pytest.mark.parametrize(
     ("features", "m", "order"),
     [(FIVE, 5, [1, 2, 4, 3, 0]), (LENGTHS, 5, [1, 2, 4, 3, 0]), (DIVERGENT, 4, [2, 4, 3, 0]), (FIVE, 2, [1, 2])],
