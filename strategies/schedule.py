@@ -15,7 +15,8 @@ class Schedule:
     Attributes
     ----------
     name : "multistep" (times `gamma` once each milestone epoch is complete), "cosine" (to 0) or "constant".
-    milestones : fractions of the epochs; the literature's 80 and 120 of 160 are 0.5 and 0.75.
+    milestones : fractions of the epochs; the literature's 80 and 120 of 160 are 0.5 and 0.75. One above 0 comes after
+        the first epoch at the earliest, however few there are.
     gamma : factor at a milestone.
     warmup_epochs : linear rise to the base rate over the first epochs.
     """
@@ -37,5 +38,6 @@ class Schedule:
             done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1)
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.name == "multistep":
-            return self.gamma ** sum(epoch >= round(milestone * epochs) for milestone in self.milestones)
+            reached = (epoch >= max(round(milestone * epochs), milestone > 0) for milestone in self.milestones)
+            return self.gamma ** sum(reached)
         return 1.0

@@ -112,6 +112,7 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
         torch.manual_seed(seed)  # new head rows
         self.generator.manual_seed(seed)  # batches and augmentation
         self.epoch = self.batch = self.images_trained = 0
+        self._stop_training = False  # of an earlier experience of the same call
         self.resumed_stages = []
         self.model.compute.reset()
         super()._before_training_exp(**kwargs)

@@ -59,6 +59,7 @@ def test_cosine_falls_from_one_towards_zero(warmup: int) -> None:
 
 def test_few_epochs_constant_and_unknown() -> None:
     assert [Schedule().factor(epoch, 4) for epoch in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert Schedule().factor(0, 1) == 1.0 and Schedule("multistep", (0.2,)).factor(0, 2) == 1.0  # none is complete yet
     assert Schedule("constant").factor(99, 100) == 1.0
     with pytest.raises(ValueError, match=r'"step" is unknown. Valid choices: multistep, cosine, constant'):
         Schedule("step")
@@ -148,6 +149,23 @@ def test_on_epoch_tells_progress_and_mean_loss() -> None:
     steps, images = math.ceil(38 / BATCH_SIZE), sum(COUNTS[:3])
     assert [event[:2] + event[3:] for event in told] == [(1, 2, images), (2, 2, 2 * images)]
     assert told[0][2] == pytest.approx(sum(losses[:steps]) / steps) and told[1][2] < told[0][2]
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_early_stopping_ends_one_experience(after: int) -> None:
+    """Also where one call trains the whole stream, and where it is asked for in the last epoch."""
+    epochs: list[int] = []
+
+    def stop_once(strategy: Any) -> None:
+        epochs[-1] += 1
+        if len(epochs) == 1 and epochs[0] == after:
+            strategy.stop_training()
+
+    trained = Workbench(Finetune()).start(epochs=4)
+    spy = Spy(before_training_exp=lambda strategy: epochs.append(0), after_training_epoch=stop_once)
+    trained.learner.plugins.append(spy)
+    trained.learner.train(trained.stream.train_stream, eval_streams=[])
+    assert epochs == [after, 4, 4]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
