@@ -32,6 +32,10 @@ from strategies.teacher import autocast_of
 from strategies.transfer import sent
 
 
+class NonFiniteLossError(RuntimeError):
+    """A loss became infinite or not a number: raised at the end of the epoch it happened in, or of the second stage."""
+
+
 class Batches(Protocol):
     """What a stage trains on; iterating over it is one epoch. Made by `(strategy, dataset, batch_size, generator)`."""
 
@@ -227,6 +231,11 @@ class StageProgress:
         return [parameter for parameter in self.parameters if id(parameter) not in network]
 
 
+def all_finite(model: nn.Module) -> bool:
+    """Whether all parameters are finite; the host waits for the device, once."""
+    return bool(torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all())
+
+
 @contextmanager
 def only(parameters: Sequence[nn.Parameter], model: nn.Module) -> Iterator[None]:
     """Let `parameters` be trained and nothing else of `model`, whatever the main training froze; undone on exit."""
@@ -254,6 +263,8 @@ class Unit(Protocol):
 class StageRunner(SupervisedPlugin):
     """Runs stages at the end of an experience; put it behind all other plugins.
 
+    Raises NonFiniteLossError where a stage leaves the network with parameters that are not finite.
+
     A template that saves progress inside stages has `resumed_stages`, what it saved before, and
     `on_stage_epoch(states)`, called after each epoch of a `Stage`. `states()` returns what to save: the end of every
     stage before, and where the current one is. To resume, all are prepared again, each in the state it began in, and go
@@ -280,5 +291,10 @@ class StageRunner(SupervisedPlugin):
                 ends.append(None)
                 continue
             end = stage.run(strategy, generator, resumed[number] if number < len(resumed) else None, tell)
+            if end and not all_finite(strategy.model):
+                raise NonFiniteLossError(
+                    f'the second stage "{stage.name}" of experience {strategy.experience.current_experience} diverged: '
+                    "it left parameters that are not finite"
+                )
             more = saves and number + 1 < len(self.stages)
             ends.append(deepcopy(end.state_dict()) if end and more else None)

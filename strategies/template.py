@@ -26,11 +26,8 @@ from strategies.network import IncrementalNetwork
 from strategies.recipe import LoaderFactory, Parts
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
+from strategies.stage import NonFiniteLossError as NonFiniteLossError
 from strategies.state import ResumableState
-
-
-class NonFiniteLossError(RuntimeError):
-    """The training loss became infinite or not a number; raised at the end of the epoch it happened in."""
 
 
 @dataclass(frozen=True)

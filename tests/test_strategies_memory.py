@@ -62,7 +62,6 @@ def test_of_equal_features_herding_picks_the_first(seed: int) -> None:
     assert herding_order(torch.ones(9, 7, requires_grad=True), 5).tolist() == [0, 1, 2, 3, 4]
 
 
-
 @pytest.mark.parametrize(
     ("features", "m", "order"),
     [(FIVE, 5, [1, 2, 4, 3, 0]), (LENGTHS, 5, [1, 2, 4, 3, 0]), (DIVERGENT, 4, [2, 4, 3, 0]), (FIVE, 2, [1, 2])],

@@ -475,6 +475,15 @@ def test_a_stage_has_no_gradient_for_anything_else_and_restores_what_was_trained
     assert trainable == {name: p.requires_grad for name, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_stage_that_diverges_stops_the_run(bad: float) -> None:
+    """In the last experience nothing else would tell: scores that are no numbers make the first class win."""
+    learner = trained_once()
+    spoiled = stage(loss=lambda strategy, features, logits, targets: bad * strategy.model.head(features).sum())
+    with pytest.raises(NonFiniteLossError, match='the second stage "bias" of experience 0 diverged'):
+        StageRunner([stage(), spoiled]).after_training_exp(learner)
+
+
 def test_a_stage_trains_under_a_stock_template() -> None:
     torch.manual_seed(0)
     backbone: Any = models.build("convnet")
