@@ -13,6 +13,8 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from strategies.teacher import InputTap, last_linear
+
 
 @dataclass
 class Extracted:
@@ -27,10 +29,13 @@ class Extracted:
 def extract_features(strategy: Any, dataset: AvalancheDataset, network: Any = None) -> Extracted:
     """Run `network` (default: the strategy's model) in eval mode, without augmentation, over `dataset`.
 
-    Works under imcil's learner (its loader and autocast) and under any stock Avalanche strategy (a plain DataLoader)
-    whose model has `features(x)` and `classify(features)`.
+    Works under imcil's learner (its loader and autocast) and under any stock Avalanche strategy (a plain DataLoader).
+    Of a model without `features(x)` and `classify(features)`, features are what enters its last `nn.Linear`.
     """
     network = strategy.model if network is None else network
+    tap = None if hasattr(network, "features") and hasattr(network, "classify") else InputTap()
+    if tap:
+        tap.attach(last_linear(network))
     was_training = network.training
     network.eval()
     batch_size = strategy.eval_mb_size
@@ -42,10 +47,17 @@ def extract_features(strategy: Any, dataset: AvalancheDataset, network: Any = No
     features, logits, targets = [], [], []
     with autocast:
         for x, y, *_ in loader:
-            features.append(network.features(x.to(strategy.device)))
-            logits.append(network.classify(features[-1]))
+            x = x.to(strategy.device)
+            if tap:
+                logits.append(network(x))
+                features.append(tap.take())
+            else:
+                features.append(network.features(x))
+                logits.append(network.classify(features[-1]))
             targets.append(y)
     network.train(was_training)
+    if tap:
+        tap.detach()
     return Extracted(torch.cat(features), torch.cat(logits), torch.cat(targets).to(strategy.device))
 
 

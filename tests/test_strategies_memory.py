@@ -208,6 +208,19 @@ def test_herding_looks_without_augmentation_in_eval_mode() -> None:
     assert seen == [(False, False)] and strategy.model.training
 
 
+def test_herding_takes_what_enters_the_classifier_of_a_stock_model() -> None:
+    """It has no `classify(features)`; what Avalanche's models call `features` may be something else."""
+    generator = torch.Generator().manual_seed(0)
+    data = dataset_of(torch.randn(12, 2, 2, generator=generator), [5] * 12)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout(), nn.Linear(3, 6))
+    strategy = SimpleNamespace(model=model, eval_mb_size=5, device=torch.device("cpu"))
+    chosen = ExemplarMemoryPlugin(4).choose(strategy, data, 4)
+    assert model.training and not any(module._forward_pre_hooks for module in model)
+    with torch.no_grad():
+        entered = model.eval()[:3](torch.stack([x for x, *_ in data]))
+    assert chosen == {5: herding_order(entered, 4).tolist()}
+
+
 def test_exemplars_join_the_next_experience_and_point_at_their_images() -> None:
     memory, first = ExemplarMemoryPlugin(3), experience([4, 1], [5, 2])
     strategy = strategy_of(adapted_dataset=first, experience=SimpleNamespace(dataset=first))
