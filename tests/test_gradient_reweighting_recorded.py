@@ -60,6 +60,9 @@ class Replayed(SupervisedPlugin):
         tensor = torch.tensor(GOLDEN[f"{self.task}.{name}"])
         return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
+    def phi_before(self, phi: Tensor) -> Tensor:
+        return self.rows[-1]["phi"] if self.rows else torch.zeros_like(phi)
+
     @torch.no_grad()
     def set_parameters(self, model: nn.Sequential, suffix: str = "") -> None:
         head, w = last_linear(model), self.array(f"W{suffix}")
@@ -86,14 +89,18 @@ class Replayed(SupervisedPlugin):
             "A": r.row_factors,
             "loss_ce": self.criterion(strategy.mb_output, strategy.mb_y),
         }
+        row["n_ce"] = row["Wg"].norm(dim=1) / r.row_factors if len(r.phi) == 4 else r.phi - self.phi_before(r.phi)
         if len(r.phi) == 7:
             row |= {"r_old": r.r_old, "r_new": r.r_new, "beta": r.beta, "loss_kd": self.kd.last_loss}
+            row |= {"mean_old": r.phi[:4].mean(), "mean_new": r.phi[4:].mean()}
+            features = strategy.mb_x @ strategy.model[0].weight.T
+            row["n_kd"] = (self.kd.old_logit_gradient().T @ features).norm(dim=1)
         self.rows.append({name: value.detach().clone() for name, value in row.items()})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_recorded_run_of_the_released_code(layout: str, precision: tuple[str, float]) -> None:
-    """Phi, A, r, beta, losses, head and backbone gradients of two tasks, iteration by iteration."""
+    """Phi, A, r, beta, losses, row norms, head and backbone gradients of two tasks, iteration by iteration."""
     suffix, tolerance = precision
     tasks, make_head = LAYOUTS[layout]
     ids = [c for task in tasks for c in task]

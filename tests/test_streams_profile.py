@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,13 @@ def test_exponential_profiles_of_the_papers(classes, largest, rho, head, tail, t
     assert (counts[:5], counts[-5:], sum(counts)) == (head, tail, total)
     many, few = sum(n > 100 for n in counts), sum(n < 20 for n in counts)
     assert (many, classes - many - few, few) == groups
+
+
+@pytest.mark.parametrize("rho", [10, 50, 100, 150])
+@pytest.mark.parametrize(("name", "largest"), [("cifar", 500), ("n1300", 1300)])
+def test_recorded_profiles_of_the_released_code(name, largest, rho):
+    golden = np.load(Path(__file__).parent / "data" / "golden_gr.npz", allow_pickle=False)
+    assert class_counts(100, largest, rho) == golden[f"ltprofile.{name}_rho{rho}"].tolist()
 
 
 def test_the_cifar100_lt_list():
