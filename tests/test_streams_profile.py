@@ -138,6 +138,13 @@ def test_splits_of_the_papers(classes, protocol, tasks, sizes):
     assert class_split(classes, protocol, tasks) == sizes
 
 
+@pytest.mark.parametrize("profile", ["exponential", "step", "pareto", "few_shot", "conventional"])
+def test_counts_and_sizes_are_python_integers_whatever_the_numbers_given(profile):
+    counts = class_counts(np.int64(4), np.float64(20), np.float64(5), profile)
+    assert {type(count) for count in counts} == {int}
+    assert {type(size) for size in class_split(np.int64(9), "lfh", np.int64(2))} == {int}
+
+
 def test_split_mistakes_are_named():
     with pytest.raises(ValueError, match=r"10 classes cannot fill 11 tasks.*at most 10"):
         class_split(10, "lfs", 11)

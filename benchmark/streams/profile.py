@@ -51,11 +51,11 @@ def _count(rank: int, num_classes: int, max_count: int, rho: float, profile: str
     if profile == "exponential":
         return int(max_count * rho ** (-rank / max(num_classes - 1, 1)) + 1e-9)
     if profile == "step":
-        return max_count if rank < (num_classes + 1) // 2 else int(max_count / rho + 1e-9)
+        return int(max_count) if rank < (num_classes + 1) // 2 else int(max_count / rho + 1e-9)
     if profile == "pareto":
         power = math.log(rho) / math.log(num_classes) if num_classes > 1 else 0.0
         return int(max_count * (rank + 1) ** -power + 1e-9)
     if profile == "few_shot":
         base = math.ceil(FEW_SHOT_BASE * num_classes - 1e-9)
-        return max_count if rank < base else max(1, round(max_count / rho))
-    return max_count
+        return int(max_count) if rank < base else max(1, round(max_count / rho))
+    return int(max_count)

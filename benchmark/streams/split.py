@@ -44,7 +44,7 @@ def class_split(num_classes: int, protocol: str, tasks: int) -> list[int]:
             f"{f' after a base of {base[0]} classes' if base else ''}: use at most {rest} tasks."
         )
     share, extra = divmod(rest, tasks)
-    return base + [share + (task < extra) for task in range(tasks)]
+    return [int(size) for size in base] + [int(share + (task < extra)) for task in range(tasks)]
 
 
 def fixes_tasks(protocol: str) -> bool:
