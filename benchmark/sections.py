@@ -35,7 +35,7 @@ class DatasetConfig(Section):
     test_images: int | None = Field(default=None, ge=1)
     rho: float | None = Field(default=None, ge=1)
     resolution: int | None = Field(default=None, ge=8)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class StreamConfig(Section):
@@ -54,9 +54,9 @@ class StreamConfig(Section):
     subset: Literal["random", "first"] = "random"
     holdout: float = Field(default=0.0, ge=0, lt=1)
     compat: Literal["lt-cil"] | None = None
-    order_seed: int = 0
-    subset_seed: int = 0
-    rank_seed: int = 0
+    order_seed: int = Field(default=0, ge=0)
+    subset_seed: int = Field(default=0, ge=0)
+    rank_seed: int = Field(default=0, ge=0)
     assignment: Literal["overlapping", "disjoint"] = "overlapping"
     evaluate: Literal["test", "holdout"] = "test"
     experiences: int | None = Field(default=None, ge=1)
@@ -104,7 +104,15 @@ class TrainingConfig(Section):
     checkpoint_minutes: float = Field(default=10, ge=0)
     keep: Literal["none", "last", "each"] = "none"
     loggers: list[Literal["tensorboard", "wandb"]] = []
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("milestones")
+    @classmethod
+    def _of_the_epochs(cls, value: list[float]) -> list[float]:
+        """The literature writes epochs: 80 and 120 would never be reached."""
+        if not all(0 < milestone < 1 for milestone in value):
+            raise ValueError("Input should be fractions of the epochs, above 0 and below 1 (80 of 160 epochs are 0.5)")
+        return value
 
     @field_validator("compile", mode="before")
     @classmethod

@@ -405,6 +405,13 @@ def test_texts_that_are_no_overrides() -> None:
         ("training.epochs=0", "training.epochs must be greater than or equal to 1, got 0."),
         ("training.epochs=", "training.epochs must be a valid integer, got None."),
         ("training.lr=-1", "training.lr must be greater than 0, got -1."),
+        ("training.seed=-1", "training.seed must be greater than or equal to 0, got -1."),
+        ("stream.order_seed=-1", "stream.order_seed must be greater than or equal to 0, got -1."),
+        (
+            "training.milestones=[80, 120]",
+            "training.milestones must be fractions of the epochs, above 0 and below 1 (80 of 160 epochs are 0.5), "
+            "got [80, 120].",
+        ),
         ("training.lr=.inf", "training.lr must be a finite number, got inf."),
         ("training.precision=fp16", "training.precision must be 'auto', 'fp32' or 'bf16', got 'fp16'."),
         ("stream.rho=0.5", "stream.rho must be greater than or equal to 1, got 0.5."),
