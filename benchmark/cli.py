@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from benchmark.errors import UserError, did_you_mean
 
@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run or sweep that was stopped by a signal and goes on with the same command (`benchmark.interruption`).
     """
     parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return USER_MISTAKE
     options, rest = parser.parse_known_args(arguments)
     if rest and not (hasattr(options, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest  # argparse takes no positional argument after an option
     warnings.filterwarnings("ignore", message="no QP solver")  # Avalanche's GEM wants one, nothing here does
@@ -53,20 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_MISTAKE if error.errno in NOT_ALLOWED else FAILED_RUNS
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as every other is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_MISTAKE, f"{self.prog}: {message.rstrip('.')}; see {self.prog} --help.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="imcil", description="Compare class-incremental learning methods on long-tailed data."
-    )
+    parser = Parser(prog="imcil", description="Compare class-incremental learning methods on long-tailed data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
         return sub
 
     def takes_config(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("config", help="a YAML file, or the name of one that ships with imcil (imcil list configs)")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="override any field, e.g. training.epochs=2")
+        sub.add_argument(
+            "overrides", nargs="*", default=[], metavar="key=value", help="override any field, e.g. training.epochs=2"
+        )
         allows_code(sub)
 
     def allows_code(sub: argparse.ArgumentParser) -> None:
@@ -103,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     takes_engine(sweep)
 
     retry = add("retry", "run the failed and unfinished runs of a sweep again", _retry)
-    retry.add_argument("directory", type=Path)
+    retry.add_argument("directory", type=Path, help="a results folder")
     takes_engine(retry)
     allows_code(retry)
 
@@ -117,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--plot", type=Path, metavar="FILE", help="draw it as PNG or PDF")
 
     table = add("table", "write summary.csv, curves.csv and the tables of a results folder", _table)
-    table.add_argument("directory", type=Path)
+    table.add_argument("directory", type=Path, help="a results folder")
     help_text = (
         "one metric or table instead of all: a column of summary.csv, groups, ranks, …, or path/to/file.py:function"
     )
@@ -128,18 +138,20 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     status = add("status", "show the runs of a results folder: where they run, what failed, what is left", _status)
-    status.add_argument("directory", type=Path)
+    status.add_argument("directory", type=Path, help="a results folder")
     status.add_argument("--watch", action="store_true", help="go on showing them until all are done or failed")
 
     report = add("report", "write report.html, one self-contained page with all results of a folder", _report)
-    report.add_argument("directory", type=Path)
+    report.add_argument("directory", type=Path, help="a results folder")
 
     compare = add("compare", "put the numbers that papers report beside those of a results folder", _compare)
-    compare.add_argument("directory", type=Path)
+    compare.add_argument("directory", type=Path, help="a results folder")
 
     figures = add("figures", "draw the figures of a results folder, PNG and PDF", _figures)
-    figures.add_argument("directory", type=Path)
-    figures.add_argument("overrides", nargs="*", metavar="key=value", help="only these runs, e.g. stream.protocol=lfs")
+    figures.add_argument("directory", type=Path, help="a results folder")
+    figures.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="only these runs, e.g. stream.protocol=lfs"
+    )
     figures.add_argument("--only", action="append", metavar="NAME", help="one figure (imcil list figures); repeatable")
     figures.add_argument("--out", type=Path, help="folder for the files (default: DIRECTORY/figures)")
 
@@ -158,6 +170,11 @@ def _list(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    if not sys.stdout.isatty():  # one line each, for grep
+        entries = _descriptions(options.room)
+        width = max((len(name) for name, _ in entries), default=0)
+        print(*(f"{name:{width}}  {description}" for name, description in entries), sep="\n")
+        return 0
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, description in _descriptions(options.room):
         table.add_row(name, description)
@@ -232,9 +249,15 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _out(options: argparse.Namespace, name: str) -> Path:
     out: Path = options.out or Path("results") / name
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder, and {out} is a file.")
+    _check_folder("--out must be a folder", out)
     return out
+
+
+def _check_folder(rule: str, folder: Path) -> None:
+    """Raise UserError where a folder cannot be made because a file is in its place."""
+    file = next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None)
+    if file:
+        raise UserError(f"{rule}, and {file} is a file.")
 
 
 def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
@@ -281,14 +304,19 @@ def _stream(options: argparse.Namespace) -> int:
     from benchmark import config
     from benchmark.streams.info import stream_table
 
-    if options.plot and options.plot.suffix not in (".png", ".pdf"):
+    if options.plot and options.plot.suffix.lower() not in (".png", ".pdf"):
         raise UserError(f"--plot needs a file that ends in .png or .pdf, got {options.plot}.")
+    if options.plot:
+        _check_folder("--plot must be a file in a folder", options.plot.parent)
     plan = config.load(options.config, options.overrides)
     _check_code(options, [plan.base])
     from benchmark.run import prepare
 
     info = prepare(plan.base)[1].info
-    Console().print(stream_table(info))
+    console, table = Console(), stream_table(info)
+    if not console.is_terminal:  # all of it
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.print(table)
     if options.plot:
         from benchmark.streams.plot import plot_stream
 
@@ -322,6 +350,8 @@ def _table(options: argparse.Namespace) -> int:
 def _figures(options: argparse.Namespace) -> int:
     from benchmark import figures
 
+    if options.out:
+        _check_folder("--out must be a folder", options.out)
     figures.write_figures(
         options.directory, options.only or figures.NAMES, options.overrides, out=options.out, told=print
     )

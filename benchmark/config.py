@@ -35,6 +35,8 @@ NOT_SCIENCE = (
     "dataset.root", "metrics.diagnostics", "training.checkpoint_minutes", "training.keep", "training.loggers",
 )  # fmt: skip
 
+MAIN_KEYS = {"dataset": "name", "stream": "protocol", "memory": "budget"}  # what a value for the whole section means
+
 
 class RunConfig(Section):
     """One complete run."""
@@ -214,7 +216,10 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         sentence = _unknown(key)
     elif key in RunConfig.model_fields:
-        sentence = f"The section {key} must hold keys and values, got {first['input']!r}."
+        given = first["input"]
+        single = key in MAIN_KEYS and isinstance(given, str | int | float)
+        hint = f": write {key}.{MAIN_KEYS[key]}={given}" if single else ""
+        sentence = f"The section {key} must hold keys and values, got {given!r}{hint}."
     else:
         sentence = f"{key} {_reason(first)}"
     return sentence if len(problems) == 1 else f"{sentence} ({len(problems) - 1} more mistakes.)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +50,8 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises the latter when it was built without CUDA
         reason = str(error).strip().splitlines()[0].rstrip(".")
+        if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:  # torch would list every kind that it was ever built for
+            reason = "choose auto, cpu, cuda (all GPUs) or one GPU such as cuda:1"
         raise UserError(f'The device "{device}" cannot be used: {reason}.') from error
 
 

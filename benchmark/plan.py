@@ -17,6 +17,8 @@ def planned_runs(directory: Path, names: Collection[str] | None = None) -> list[
     try:
         return [validated(config) for name, config in _read(directory).items() if names is None or name in names]
     except (FileNotFoundError, NotADirectoryError):
+        if not directory.is_dir():
+            raise UserError(f"There is no results folder {directory}.") from None
         raise UserError(f"{directory} holds no sweep: it has no sweep.json.") from None
     except UserError as error:
         raise UserError(f"{path} does not fit this imcil: {error}") from error

@@ -68,7 +68,7 @@ def watch_status(directory: Path) -> None:
 def _records(directory: Path, known: dict[str, RunRecord] | None = None) -> list[RunRecord]:
     """Planned runs and those that only have a folder, by name; those of `known` are not read again."""
     if not directory.is_dir():
-        raise UserError(f"The results folder {directory} does not exist.")
+        raise UserError(f"There is no results folder {directory}.")
     planned = _planned(directory)
     if planned is None:
         return load_runs(directory, known)

@@ -272,10 +272,12 @@ def load_runs(directory: str | Path, known: Mapping[str, RunRecord] | None = Non
     """Read every run under DIR/runs, sorted by name. Hidden folders are skipped; nothing in a folder makes this raise.
 
     Those of `known` (by name) are taken from there. A folder without a readable config.json is "damaged". Raises
-    UserError only when DIR/runs does not exist.
+    UserError only when DIR or DIR/runs does not exist.
     """
     runs = Path(directory) / "runs"
     if not runs.is_dir():
+        if not Path(directory).is_dir():
+            raise UserError(f"There is no results folder {directory}.")
         raise UserError(f"{directory} holds no results: it has no folder runs/.")
     with os.scandir(runs) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

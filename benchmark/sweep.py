@@ -71,8 +71,10 @@ def run_sweep(
                 engine(directory, listen).run(pending, fail_fast)
         except InvalidRuns as error:
             name, sentence = next(iter(error.problems.items()))
+            if list(error.problems.values()) == [sentence] * len(pending):  # no matter of one run
+                raise UserError(sentence) from None
             more = f" ({len(error.problems) - 1} more runs have mistakes.)" if len(error.problems) > 1 else ""
-            raise UserError(f"{sentence}{more}" if len(runs) == 1 else f"{sentence}{more} The run is {name}.") from None
+            raise UserError(f"{sentence}{more} The run is {name}.") from None
         except Detached:
             return 0
         except Interrupted:

@@ -128,6 +128,8 @@ def get(name: str) -> type[Recipe]:
         return _load(_entry_points()[name])
     if ".py:" in name:
         return _load_file(name)
+    if name.endswith(".py"):
+        raise ValueError(f'"{name}" names a file without its class: write {name}:Class.')
     close = difflib.get_close_matches(name, names(), n=1)
     hint = f' Did you mean "{close[0]}"?' if close else ""
     raise ValueError(f'Unknown strategy "{name}".{hint} Valid choices: {", ".join(names())}; or path/to/file.py:Class.')

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import store
+from benchmark import config, store
 from benchmark.cli import ROOMS, main
 
 TINY = ["dataset.name=digits", "training.epochs=1", "stream.tasks=2"]
@@ -143,18 +143,23 @@ def test_other_mistakes_before_any_work(refusal: Callable[..., str], tmp_path: P
     assert 'Did you mean "lfs"?' in refusal("run", "digits", "stream.protocol=lfz")
     assert "resnet20" in refusal("run", "digits", "training.backbone=resnet21")
     assert "resnet50" in refusal("run", "digits", "training.backbone=torchvision:resnte50")
-    assert '"nonsense" cannot be used' in refusal("run", "digits", "--device", "nonsense")
+    assert refusal("run", "digits", "--device", "gpu") == (
+        'The device "gpu" cannot be used: choose auto, cpu, cuda (all GPUs) or one GPU such as cuda:1.'
+    )
     assert "must be auto or a number" in refusal("sweep", "digits", "--jobs", "0")
     assert "--threads must be 1 or more" in refusal("run", "digits", "--threads", "0")
     file = tmp_path / "file"
     file.touch()
     assert refusal("run", "digits", "--out", str(file)) == f"--out must be a folder, and {file} is a file."
     assert "ends in .png or .pdf" in refusal("stream", "digits", "--plot", "stream.gif")
+    assert refusal("stream", "digits", "--plot", f"{file}/a.png").endswith(f"and {file} is a file.")
+    assert refusal("figures", str(tmp_path), "--out", f"{file}/a").endswith(f"and {file} is a file.")
+    assert refusal("check", "mine.py") == '"mine.py" names a file without its class: write mine.py:Class.'
 
 
-@pytest.mark.parametrize("name", ["status", "table", "figures", "retry"])
+@pytest.mark.parametrize("name", ["status", "table", "figures", "retry", "report", "compare"])
 def test_results_that_are_not_there(refusal: Callable[..., str], name: str) -> None:
-    assert "nowhere" in refusal(name, "nowhere")
+    assert refusal(name, "nowhere") == "There is no results folder nowhere."
 
 
 def test_code_files_need_consent(refusal: Callable[..., str], tmp_path: Path) -> None:
@@ -190,6 +195,7 @@ def test_sweep_refuses_before_any_run_and_leaves_a_folder_as_it_was(workplace: P
     done = command("sweep", "digits", "stream.tasks=11", "--jobs", "1", "--out", str(mine), cwd=workplace)
     assert (done.returncode, done.stdout) == (2, "")
     assert "10 classes cannot fill 11 tasks" in sentence_of(done.stderr + "", workplace)
+    assert "The run is" not in done.stderr  # a mistake of all runs, told once
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
 
 
@@ -209,8 +215,18 @@ def test_usage_errors_end_with_status_2(
     except SystemExit as end:
         status = end.code
     assert status == 2
-    assert "imcil" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    if arguments:  # one line, which says where to look; without a command all of them are listed
+        assert err.count("\n") == 1 and err.startswith("imcil")
+    else:
+        assert "sweep" in err and "figures" in err
     assert list(workplace.iterdir()) == []
+
+
+def test_a_figure_needs_no_condition(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["figures"])
+    assert "required: directory;" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["run", "sweep", "retry", "stream", "status", "table", "figures", "check", "list"])
@@ -293,8 +309,18 @@ def test_stream_prints_a_table_and_draws(workplace: Path, capfd: pytest.CaptureF
     assert "Drawn to stream.png." in capfd.readouterr().out
     with Image.open(workplace / "stream.png") as image:
         assert min(image.size) > 100
-    assert main(["stream", "digits", "--plot", "stream.pdf"]) == 0
-    assert (workplace / "stream.pdf").read_bytes().startswith(b"%PDF")
+    assert main(["stream", "digits", "--plot", "new/stream.PDF"]) == 0
+    assert (workplace / "new" / "stream.PDF").read_bytes().startswith(b"%PDF")
+
+
+def test_a_pipe_gets_whole_lines(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", "configs"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == len(config.names())
+    assert main(["stream", "digits", "stream.tasks=2"]) == 0
+    assert "4, 6, 2, 7, … (1 more)" in capfd.readouterr().out
 
 
 # --- run and status ---------------------------------------------------------------------------------------------------

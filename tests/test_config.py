@@ -69,6 +69,7 @@ def test_shipped_config_expands_and_says_what_it_is(name: str) -> None:
     for strategy in {run.strategy.model_dump_json(): run.strategy for run in runs}.values():
         build_recipe(strategy)  # every option exists
     assert (config.CONFIGS / f"{name}.yaml").read_text().startswith("# ")
+    check(load(name).base)  # what `imcil run` and `imcil stream` take
     assert len(config.describe(name)) > 20
 
 
@@ -423,6 +424,7 @@ def test_texts_that_are_no_overrides() -> None:
         ("memory.mode=percent", "memory.mode must be 'per_class' or 'total', got 'percent'."),
         ("metrics.groups=[100, 20]", "metrics.groups must be two counts, the smaller first, got [100, 20]."),
         ("training=3", "The section training must hold keys and values, got 3."),
+        ("memory=20", "The section memory must hold keys and values, got 20: write memory.budget=20."),
         ("strategy=5", "The section strategy must hold keys and values, got 5."),
         (
             "strategy=no/file.py:Mine",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
+from benchmark.files import write_bytes
 from benchmark.streams.info import FEW, MANY, StreamInfo
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ def plot_stream(info: StreamInfo, path: str | Path) -> Path:
     title = f"{info.dataset}, {info.protocol}, {info.tasks} experiences: {sizes}"
     axes.set_title(title, fontsize=10, loc="left", pad=16)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=160)
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=160)
+    write_bytes(path, buffer.getvalue())
     return path
 
 
