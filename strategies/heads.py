@@ -1,7 +1,8 @@
 """Classifier heads that grow as classes arrive: linear, and cosine with a split into frozen old and trainable new rows.
 
 A head's columns are class ids. On imcil's streams ids are the arrival order, so after experience t the columns are
-0 … C_t - 1, old ones first. On a foreign benchmark a column whose class was not seen yet gets the logit -1000.
+0 … C_t - 1, old ones first. On a foreign benchmark a column whose class was not seen yet gets the logit -1000, and its
+row, which weight decay reaches meanwhile, is drawn anew when the class arrives.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ UNSEEN_LOGIT = -1000.0
 class GrowingHead(DynamicModule):
     """Base of all heads: grows in training mode to hold every class of the experience, and masks unseen columns.
 
-    Subclasses implement `extend(num_new)`, which appends rows, and `scores(features)`, the unmasked logits (B, C).
+    Subclasses implement `extend(num_new)`, which appends rows, `scores(features)`, the unmasked logits (B, C), and
+    `renew(columns)`, which draws the rows of classes that arrive in columns already there; by default they stay.
     """
 
     unseen: Tensor
@@ -33,6 +35,9 @@ class GrowingHead(DynamicModule):
 
     def extend(self, num_new: int) -> None:
         raise TypeError(f"{type(self).__name__} must define extend(num_new)")
+
+    def renew(self, columns: list[int]) -> None:
+        """Draw the rows of these columns as `extend` does."""
 
     def scores(self, features: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define scores(features)")
@@ -49,6 +54,9 @@ class GrowingHead(DynamicModule):
             self.num_classes = width
         unseen = torch.ones(width, dtype=torch.bool)
         unseen[:old_width] = self.unseen.cpu()
+        arrived = [c for c in classes if c < old_width and unseen[c]]
+        if arrived:
+            self.renew(arrived)
         unseen[classes] = False
         self.unseen = unseen.to(self.unseen.device)
         self._any_unseen = bool(unseen.any())
@@ -86,6 +94,11 @@ class LinearHead(GrowingHead):
             grown.bias[: old.out_features] = old.bias
         self.linear = grown
 
+    @torch.no_grad()
+    def renew(self, columns: list[int]) -> None:
+        drawn = nn.Linear(self.num_features, len(columns)).to(self.linear.weight)
+        self.linear.weight[columns], self.linear.bias[columns] = drawn.weight, drawn.bias
+
     def scores(self, features: Tensor) -> Tensor:
         return self.linear(features)
 
@@ -122,9 +135,15 @@ class SplitHead(GrowingHead):
             self._arrange(self.weight.detach(), known)
 
     def extend(self, num_new: int) -> None:
+        self._arrange(torch.cat([self.weight.detach(), self._drawn(num_new)]), self._known())
+
+    @torch.no_grad()
+    def renew(self, columns: list[int]) -> None:
+        self.new[[self.new_columns.index(column) for column in columns]] = self._drawn(len(columns))
+
+    def _drawn(self, rows: int) -> Tensor:
         bound = 1 / math.sqrt(self.num_features)
-        rows = torch.empty(num_new, *self.row_shape).uniform_(-bound, bound).to(self.new)
-        self._arrange(torch.cat([self.weight.detach(), rows]), self._known())
+        return torch.empty(rows, *self.row_shape).uniform_(-bound, bound).to(self.new)
 
     def _known(self) -> list[int]:
         return (~self.unseen).nonzero().flatten().tolist()

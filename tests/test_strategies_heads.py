@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from strategies.bic import BiasCorrectedHead, correction_loss
 from strategies.criterion import SeenCrossEntropy
-from strategies.heads import UNSEEN_LOGIT, CosineHead, GrowingHead, LinearHead
+from strategies.heads import UNSEEN_LOGIT, CosineHead, GrowingHead, LinearHead, SplitHead, SplitLinearHead
 from strategies.network import IncrementalNetwork
+from strategies.podnet import ProxyHead
 
 HEADS: dict[str, Callable[[int], GrowingHead]] = {
     "linear": LinearHead,
@@ -42,16 +43,44 @@ def test_growth_keeps_the_rows_of_known_classes(name: str, experiences: tuple[li
     head, features = HEADS[name](6), torch.randn(4, 6)
     seen: list[int] = []
     for classes in experiences:
-        before = rows_of(head).clone()
+        before, known = rows_of(head).clone(), list(seen)
         arrive(head, classes)
         seen += classes
         rows = rows_of(head)
         assert rows.shape == (max(seen) + 1, 6) and head.num_classes == max(seen) + 1
-        assert torch.equal(rows[: len(before)], before)
-        assert rows[len(before) :].abs().max() <= 1 / math.sqrt(6) if len(rows) > len(before) else True
+        assert torch.equal(rows[known], before[known])
+        assert rows.abs().max() <= 1 / math.sqrt(6)
         logits = head(features)
         unseen = sorted(set(range(max(seen) + 1)) - set(seen))
         assert (logits[:, unseen] == UNSEEN_LOGIT).all() and (logits[:, seen].abs() < 100).all()
+
+
+@pytest.mark.parametrize("name", [*HEADS, "split linear", "proxies"])
+def test_a_class_that_arrives_in_a_column_already_there_starts_with_a_fresh_row(name: str) -> None:
+    """Weight decay went on shrinking it; rows of known classes, and of those still to come, stay."""
+    split: dict[str, Callable[[int], GrowingHead]] = {
+        "split linear": SplitLinearHead,
+        "proxies": lambda d: ProxyHead(d, 3),
+    }
+    head = arrive({**HEADS, **split}[name](6), [7, 2])
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(1e-3)
+    before = every_row(head)
+    arrive(head, [0, 5, 9])
+    assert every_row(head)[[0, 5, 9]].abs().amax(dim=1).min() > 0.01
+    assert torch.equal(every_row(head)[[1, 2, 3, 4, 6, 7]], before[[1, 2, 3, 4, 6, 7]])
+    after = every_row(head)
+    arrive(head, [0, 5, 9])  # once
+    assert torch.equal(every_row(head), after)
+
+
+def every_row(head: GrowingHead) -> Tensor:
+    """(C, k) all that a class has of its own, its bias too."""
+    if isinstance(head, LinearHead):
+        return torch.cat([head.linear.weight, head.linear.bias[:, None]], dim=1).detach().clone()
+    assert isinstance(head, SplitHead)
+    return head.weight.detach().flatten(1).clone()
 
 
 @pytest.mark.parametrize("name", HEADS)
