@@ -33,7 +33,7 @@ from strategies.transfer import sent
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became infinite or not a number: raised at the end of the epoch it happened in, or of the second stage."""
+    """A loss became infinite or not a number, at the end of its epoch, or training left such parameters."""
 
 
 class Batches(Protocol):

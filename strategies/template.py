@@ -27,6 +27,7 @@ from strategies.recipe import LoaderFactory, Parts
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.stage import NonFiniteLossError as NonFiniteLossError
+from strategies.stage import all_finite
 from strategies.state import ResumableState
 
 
@@ -125,6 +126,9 @@ class IncrementalLearner(ResumableState, SupervisedTemplate):
             self._after_training_epoch(**kwargs)
         if self._resumed:  # it was saved after the last epoch
             self._load_progress()
+        if not all_finite(self.model):
+            t = self.experience.current_experience
+            raise NonFiniteLossError(f"the last step of experience {t} left parameters that are not finite")
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         self.dataloader = self.loader(self.adapted_dataset, self.train_mb_size, train=True, generator=self.generator)

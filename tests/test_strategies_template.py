@@ -178,6 +178,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad: float) -> None:
         spied(Finetune(), before_backward=spoil)
 
 
+def test_a_last_step_that_diverges_stops_the_run() -> None:
+    """No loss comes after it."""
+
+    def spoil(strategy: Any) -> None:
+        if strategy.epoch == 2:  # of 2: the last is complete
+            with torch.no_grad():
+                strategy.model.head.linear.bias[0] = torch.inf
+
+    with pytest.raises(NonFiniteLossError, match="the last step of experience 0 left parameters"):
+        spied(Finetune(), after_training_epoch=spoil)
+
+
 @pytest.mark.parametrize("name", ["replay", "lucir", "bic"])
 def test_evaluation_between_experiences_grows_nothing_and_changes_nothing(name: str) -> None:
     bench = Workbench(registry.get(name)())
