@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmark.errors import UserError, did_you_mean
+from benchmark.errors import UserError, did_you_mean, place
 from benchmark.overrides import checked_grid, override, parse_override, pin, read, with_grid_options
 from benchmark.sections import (
     DatasetConfig,
@@ -117,6 +117,11 @@ class SweepConfig(Section):
             run = validated(override(self.base.model_dump(mode="json", exclude_defaults=True), changes))
             runs.setdefault(run.run_name, run)
         return list(runs.values())
+
+
+def file_of(name: str) -> str:
+    """The file of path/to/file.py:attribute."""
+    return name.rpartition(":")[0]
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -243,7 +248,8 @@ def _recipe_class(name: str) -> Any:
     except ValueError as error:
         raise UserError(str(error)) from error
     except Exception as error:  # whatever a strategy file or an installed package raises while it is imported
-        raise UserError(f'Strategy "{name}" cannot be imported: {type(error).__name__}: {error}.') from error
+        reason = f"{type(error).__name__}: {error}{place(error, [file_of(name)])}"
+        raise UserError(f'Strategy "{name}" cannot be imported: {reason}.') from error
 
 
 def build_recipe(strategy: StrategyConfig) -> Any:
@@ -262,6 +268,11 @@ def build_recipe(strategy: StrategyConfig) -> Any:
         return TypeAdapter(recipe).validate_python(strategy.options)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "missing":
+            option = first["loc"][0]
+            raise UserError(
+                f'Strategy "{strategy.name}" needs a value for "{option}", which has no default.'
+            ) from error
         if first["loc"]:
             raise UserError(f"strategy.{first['loc'][0]} {_reason(first)}") from error
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")  # of the recipe's own check

@@ -5,14 +5,18 @@ Each check looks at one promise, on training runs of the `Workbench` that take a
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.core import BasePlugin
+from pydantic import TypeAdapter, ValidationError
 
+from benchmark.errors import place
 from benchmark.evaluation import SCORES
 from benchmark.observers import copied, differences
 from benchmark.workbench import (
@@ -57,6 +61,12 @@ def check_parts(bench: Workbench) -> None:
     require(bool(recipe.name), f"{kind}.name is empty; a method needs a name in tables")
     decorated = "__dataclass_fields__" in vars(type(recipe))  # else its own fields would be no options
     require(decorated, f"{kind} is no dataclass itself; decorate it with @dataclass(frozen=True, kw_only=True)")
+    try:
+        TypeAdapter(type(recipe)).validate_python({f.name: getattr(recipe, f.name) for f in fields(recipe)})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name, value = ".".join(map(str, wrong["loc"])), wrong["input"]
+        require(False, f"{kind}.{name} is {value!r}, which its type does not allow; give another default")
     first, second = bench.parts()[1], bench.parts()[1]
     require(isinstance(first, Parts), f"build(context) returned {type(first).__name__}, not strategies.recipe.Parts")
     require(bool(first.classifiers), "Parts.classifiers is empty; the first one is the method's way to predict")
@@ -265,7 +275,8 @@ def run_check(name: str, bench: Workbench) -> None:
     except ContractError as error:
         raise ContractError(f"{where}: {error}.") from error
     except Exception as error:
-        raise ContractError(f"{where}: {type(error).__name__}: {error}") from error
+        found = place(error, [inspect.getsourcefile(type(bench.recipe)) or ""])
+        raise ContractError(f"{where}: {type(error).__name__}: {error}{found}") from error
 
 
 def check_strategy(recipe: Recipe | type[Recipe]) -> None:
@@ -286,6 +297,7 @@ def print_check(recipe: Recipe | type[Recipe]) -> int:
     from rich.text import Text
 
     console, failed, started = Console(), 0, time.perf_counter()
+    told: dict[str, str] = {}  # what was seen -> the first check that failed by it
     bench = make_workbench(recipe)
     for name, check in CHECKS.items():
         try:
@@ -293,7 +305,9 @@ def print_check(recipe: Recipe | type[Recipe]) -> int:
             line = Text.assemble(("✓ ", "green"), (name, "bold"), f": {check.__doc__}")
         except ContractError as error:
             failed += 1
-            line = Text.assemble(("✗ ", "red"), (str(error), "red"))
+            seen = str(error).partition(f", {name}: ")[2]
+            first = told.setdefault(seen, name)
+            line = Text.assemble(("✗ ", "red"), (str(error) if first == name else f"{name}: as {first}", "red"))
         console.print(line, soft_wrap=True)
     verdict = f"{failed} of {len(CHECKS)} checks failed" if failed else f"all {len(CHECKS)} checks passed"
     seconds = time.perf_counter() - started

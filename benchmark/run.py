@@ -43,7 +43,7 @@ from benchmark.store import (
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
 from strategies.diagnostics import DiagnosticsPlugin
 from strategies.network import IncrementalNetwork
-from strategies.recipe import Context, MemoryPolicy, Recipe
+from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
 from strategies.schedule import Schedule
 from strategies.seeding import derive_seed
 from strategies.template import IncrementalLearner, Optimisation
@@ -260,6 +260,9 @@ def build_learner(
         weight_decay=training.weight_decay,
     )
     parts = recipe.build(context)
+    if not isinstance(parts, Parts):
+        made = type(parts).__name__
+        raise UserError(f"build(context) of {type(recipe).__name__} returned {made}, not strategies.recipe.Parts.")
     network = IncrementalNetwork(backbone, parts.head).to(memory_format=torch.channels_last).to(resolved.device)
     if resolved.compile == "on":
         network.compile_backbone(training.batch_size)

@@ -50,6 +50,7 @@ def run_sweep(
         print(f"{finished} of {len(runs)} runs are finished already.")
     failures: dict[str, str] = {}
     planned = False
+    again = f"imcil retry {directory}{' --allow-code' if any(run.code_files for run in runs) else ''}"
     if pending:
         view = LiveView([run.run_name for run in pending])
 
@@ -79,7 +80,7 @@ def run_sweep(
             return 0
         except Interrupted:
             if planned:
-                print(f"Stopped, every run is saved; `imcil retry {directory}` continues.", file=sys.stderr)
+                print(f"Stopped, every run is saved; `{again}` continues.", file=sys.stderr)
             else:  # there may be no folder that `retry` could read
                 print("Stopped before any run began; the same command starts again.", file=sys.stderr)
             return RESUMABLE
@@ -100,11 +101,9 @@ def run_sweep(
     for name, message in failures.items():
         print(f"failed: {name}: {message}", file=sys.stderr)
     if failures:
-        print(
-            f"{len(failures)} of {len(runs)} runs failed; `imcil retry {directory}` runs them again.", file=sys.stderr
-        )
+        print(f"{len(failures)} of {len(runs)} runs failed; `{again}` runs them again.", file=sys.stderr)
     elif unfinished:
-        print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `imcil retry {directory}` "
+        print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `{again}` "
               "continues.", file=sys.stderr)  # fmt: skip
     return 1 if failures or unfinished else 0
 

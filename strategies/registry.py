@@ -157,6 +157,8 @@ def _load_file(name: str) -> type[Recipe]:
     if not (isinstance(recipe, type) and issubclass(recipe, Recipe)):
         found = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Recipe)]
         found = [key for key in found if key != "Recipe"]
+        if isinstance(recipe, type):
+            raise ValueError(f'"{attribute}" in "{file}" is no recipe: derive it from strategies.recipe.Recipe.')
         raise ValueError(f'"{file}" has no recipe class "{attribute}". Valid choices: {", ".join(found) or "none"}.')
     return recipe
 

@@ -499,10 +499,15 @@ def test_strategies_that_cannot_be_had(tmp_path: Path) -> None:
     path.write_text(PLUGIN)
     assert 'Unknown strategy "replai". Did you mean "replay"?' in recipe_mistake("replai")
     assert 'has no recipe class "Yours". Valid choices: Replay, Mine.' in recipe_mistake(f"{path}:Yours")
-    assert 'has no recipe class "NoRecipe"' in recipe_mistake(f"{path}:NoRecipe")
+    assert '"NoRecipe" in ' in (sentence := recipe_mistake(f"{path}:NoRecipe")) and "derive it from" in sentence
+    assert "names a file without its class: write plugin.py:Class." in recipe_mistake("plugin.py")
     assert "does not exist" in recipe_mistake(f"{tmp_path}/none.py:Mine")
     path.write_text("import a_module_that_is_not_there")
     assert "cannot be imported: ModuleNotFoundError: No module named" in recipe_mistake(f"{path}:Mine")
+    path.write_text("first = 1\nsecond = frist + 1\n")
+    assert recipe_mistake(f"{path}:Mine").endswith("name 'frist' is not defined (plugin.py, line 2).")
+    path.write_text(PLUGIN.replace("strength: float = ", "strength: float  # "))
+    assert recipe_mistake(f"{path}:Mine").endswith('needs a value for "strength", which has no default.')
     path.write_text("def broken(:")
     assert "cannot be imported: SyntaxError" in recipe_mistake(f"{path}:Mine")
 

@@ -298,6 +298,30 @@ def test_the_first_failure_is_raised_and_all_are_printed(capsys: pytest.CaptureF
     assert "finetune: all 15 checks passed in" in capsys.readouterr().out
 
 
+def test_a_mistake_in_the_code_is_told_once_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def mistaken(strategy: Any) -> None:
+        raise LookupError("no such thing")  # the line that is told
+
+    recipe = Broken(spoil=hook("before_backward", mistaken))
+    assert print_check(recipe) == 1
+    out = capsys.readouterr().out
+    number = 1 + Path(__file__).read_text().splitlines().index(
+        '        raise LookupError("no such thing")  # the line that is told'
+    )
+    assert out.count(f"LookupError: no such thing (test_contract.py, line {number})") == 1
+    assert "✗ from_half: as from_scratch\n" in out
+
+
+def test_a_default_of_another_type_is_told() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mistyped(Replay):
+        name: ClassVar[str] = "mistyped"
+        weight: float = "two"  # type: ignore[assignment]
+
+    with pytest.raises(ContractError, match=r"Mistyped\.weight is 'two', which its type does not allow"):
+        run_check("parts", make_workbench(Mistyped))
+
+
 def test_a_seed_without_effect_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_workbench(Finetune)
     train = bench.train

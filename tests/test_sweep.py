@@ -148,11 +148,11 @@ def test_a_failing_method_costs_its_own_runs_only(swept: Any) -> None:
     assert len(failures) == 2
     for failure in map(read_json, failures):
         assert (failure["kind"], failure["exception"], failure["attempt"]) == (
-            "error", "ValueError: broken on purpose", 1,
+            "error", "ValueError: broken on purpose (plugin.py, line 18)", 1,
         )  # fmt: skip
         assert "in build" in failure["traceback"]
     assert err.count("failed: digits-lfs3-moody-s") == 2
-    assert "2 of 6 runs failed; `imcil retry out` runs them again." in err
+    assert "2 of 6 runs failed; `imcil retry out --allow-code` runs them again." in err
     assert "Traceback" not in out + err
     assert "done digits-lfs3-icarl-s0" in out
 
@@ -343,7 +343,7 @@ def test_a_stopped_sweep_leaves_no_worker_behind(place: Path, how: signal.Signal
         assert status == 75
         assert err.split("\n", 2)[1:] == [
             "Stopping every run after its step; a second signal ends them at once.",
-            "Stopped, every run is saved; `imcil retry out` continues.\n",
+            "Stopped, every run is saved; `imcil retry out --allow-code` continues.\n",
         ]
     assert {record.state for record in load_runs(place / "out")} <= {"pending", "interrupted"}
     assert len(planned_runs(place / "out")) == 2

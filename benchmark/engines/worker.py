@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.claims import LEASE, Hold
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, file_of
 from benchmark.engines import device as devices
-from benchmark.errors import UserError
+from benchmark.errors import UserError, place
 from benchmark.interruption import Interrupted, StopRequest
 from benchmark.plan import planned_runs
 from benchmark.store import AlreadyRunning, ClaimLost, RunFolder
@@ -208,6 +208,8 @@ def _attempt(
             return "lost", str(lost)
         message = str(error) if isinstance(error, UserError | Killed) else f"{type(error).__name__}: {error}"
         kind = kind_of(error)
+        if kind == "error":
+            message += place(error, map(file_of, run.code_files))
         postpone = may_postpone and kind == "out of memory"
         try:
             folder.record_failure(kind, message, traceback.format_exc(), again="alone" if postpone else None)
