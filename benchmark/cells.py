@@ -70,6 +70,11 @@ def count(number: float) -> str:
     return EMPTY if number != number else f"{number:.1f}".removesuffix(".0")
 
 
+def metric_names(summary: pd.DataFrame) -> list[str]:
+    """The columns of a summary that hold figures."""
+    return [column for column in summary.columns if column not in (*IDENTITY, *PROTOCOL)]
+
+
 def cells(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> pd.DataFrame:
     """One row per method and setting: method, strategy, setting, mean, sd, n, done, expected, failed; fractions.
 
@@ -79,7 +84,7 @@ def cells(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> pd.Da
     """
     import pandas as pd
 
-    metrics = [column for column in summary.columns if column not in (*IDENTITY, *PROTOCOL)]
+    metrics = metric_names(summary)
     if metric not in (*metrics, "memory_held"):
         raise UserError(f'There is no metric "{metric}" in these results.{did_you_mean(metric, metrics)}')
     rows = label_rows(summary)
@@ -187,6 +192,8 @@ def notes(summary: pd.DataFrame, found: pd.DataFrame, bold: bool = False) -> lis
     counts = sorted(set((complete if len(complete) else begun)["n"])) or [0]
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     lines = [f"Mean ± standard deviation (n - 1) over n = {n} seeds ({grouping.seeds_note(rows)})."]
+    if n in ("0", "1"):
+        lines = ["One run a cell: no standard deviation." if n == "1" else "No run is finished."]
     if bold:
         lines.append(
             "Bold: the best of a column where the 95 % interval of its paired difference to the runner-up excludes 0 "

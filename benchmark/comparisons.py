@@ -173,7 +173,7 @@ def ranks_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen") ->
 def variance_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(numbers, table) of the share of variation by method, class order, seed and their interplay, per setting.
 
-    Settings in which fewer than two methods finished the same run are left out. Raises UserError when none is left.
+    Settings in which fewer than two methods finished the same two runs are left out. Raises UserError if none is left.
     """
     import pandas as pd
 
@@ -181,11 +181,13 @@ def variance_table(summary: pd.DataFrame, metric: str = "average_accuracy_seen")
     parts = {}
     for setting in dict.fromkeys(scores.index.get_level_values("setting")):
         try:
-            parts[setting] = statistics.variance_split(scores.loc[[setting]])
+            split = statistics.variance_split(scores.loc[[setting]])
         except UserError:
             continue
+        if split["df"].drop("method").any():  # else nothing but the method varies
+            parts[setting] = split
     if not parts:
-        raise UserError("A split of variance needs two methods that finished the same run of a setting.")
+        raise UserError("A split of variance needs two methods that finished the same two runs of a setting.")
     numbers = pd.concat(parts, names=["setting", "source"]).reset_index()
     text = [
         EMPTY if not df else f"{100 * share:.1f} %" + ("" if sd != sd else f" (sd {percent(sd)})")

@@ -269,10 +269,8 @@ def build_recipe(strategy: StrategyConfig) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "missing":
-            option = first["loc"][0]
-            raise UserError(
-                f'Strategy "{strategy.name}" needs a value for "{option}", which has no default.'
-            ) from error
+            missing = f'"{first["loc"][0]}", which has no default'
+            raise UserError(f'Strategy "{strategy.name}" needs a value for {missing}.') from error
         if first["loc"]:
             raise UserError(f"strategy.{first['loc'][0]} {_reason(first)}") from error
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")  # of the recipe's own check

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, place
 from benchmark.store import DamagedFile, RunFolder, load_runs, mapping, read_bytes, read_jsonl
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def load_metric(name: str) -> Metric:
     try:
         module = import_file(path)
     except Exception as error:
-        raise UserError(f'The metric file "{file}" cannot be imported: {type(error).__name__}: {error}.') from error
+        reason = f"{type(error).__name__}: {error}{place(error, [file])}"
+        raise UserError(f'The metric file "{file}" cannot be imported: {reason}.') from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise UserError(f'"{file}" has no function "{attribute}".')
@@ -102,8 +103,9 @@ def with_metric(summary: pd.DataFrame, function: Metric) -> pd.DataFrame:
     ------
     UserError : the function raised, returned no number, or has the name of a column that is there.
     """
-    name = function.__name__
-    result = with_columns(summary, name, (name,), lambda run: {name: function(run)})
+    name, code = function.__name__, getattr(function, "__code__", None)
+    files = [code.co_filename] if code else []
+    result = with_columns(summary, name, (name,), lambda run: {name: function(run)}, files)
     first_line = (function.__doc__ or name.replace("_", " ").capitalize()).strip().splitlines()[0].rstrip(".")
     result.attrs["titles"] = {**summary.attrs.get("titles", {}), name: first_line}
     if getattr(function, "lower_is_better", False):
@@ -112,9 +114,16 @@ def with_metric(summary: pd.DataFrame, function: Metric) -> pd.DataFrame:
 
 
 def with_columns(
-    summary: pd.DataFrame, what: str, names: Sequence[str], function: Callable[[RunData], Mapping[str, float]]
+    summary: pd.DataFrame,
+    what: str,
+    names: Sequence[str],
+    function: Callable[[RunData], Mapping[str, float]],
+    files: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """A copy of a summary with the columns `names` that `function` computes for a run; `what` names it in errors."""
+    """A copy of a summary with the columns `names` that `function` computes for a run.
+
+    `what` names it in errors, which tell a line of one of its `files`.
+    """
     for name in names:
         if name in summary.columns:
             raise UserError(f'There is a column "{name}" already: give the metric function another name.')
@@ -126,11 +135,12 @@ def with_columns(
         if run.name not in wanted:
             continue
         try:
-            values[run.name, run.classifier] = {name: float(value) for name, value in function(run).items()}
+            values[run.name, run.classifier] = {name: _number(value) for name, value in function(run).items()}
         except NotKept:
             continue
         except Exception as error:
-            raise UserError(f"The metric {what} failed on {run.name}: {type(error).__name__}: {error}.") from error
+            reason = str(error) if isinstance(error, NoNumber) else f"{type(error).__name__}: {error}"
+            raise UserError(f"The metric {what} failed on {run.name}: {reason}{place(error, files)}.") from error
     keys = list(zip(summary["run"], summary["classifier"], strict=True))
     columns = {name: [values.get(key, {}).get(name, float("nan")) for key in keys] for name in names}
     result = summary.assign(**columns)
@@ -158,6 +168,18 @@ def run_data(runs: str | Path) -> list[RunData]:
                 )
             )
     return found
+
+
+class NoNumber(TypeError):
+    """A metric function returned something else."""
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        shown = repr(value) if value is None or isinstance(value, str) else type(value).__name__
+        raise NoNumber(f"it returned {shown}, not a number") from None
 
 
 def _numbers(value: Any) -> dict[str, float]:

@@ -24,12 +24,13 @@ from benchmark.cells import (
     cells,
     count,
     lower_is_better,
+    metric_names,
     notes,
     pivot,
     row_order,
     title,
 )
-from benchmark.errors import UserError
+from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import print_table, to_csv, to_latex, to_markdown
 from benchmark.metrics import group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
@@ -361,6 +362,7 @@ def print_one(directory: str | Path, metric: str | None, baseline: str | None = 
     """
     summary, _ = summarise(directory)
     metric, tables = metric or default_metric(summary), {**TABLES_MULTI, **TABLES}
+    _check_name(summary, metric, bool(baseline))
     built = tables[metric](summary, ()) if metric in tables and not baseline else None
     if built is None:
         summary, metric = _resolved(summary, load_metric(metric) if ".py:" in metric else metric)
@@ -368,3 +370,17 @@ def print_one(directory: str | Path, metric: str | None, baseline: str | None = 
     paths = write_table(directory, f"{metric}_vs_{baseline}" if baseline else metric, built)
     print_table(built[1])
     print(f"Written: {paths[0].with_suffix('')}.csv, .md, .tex")
+
+
+def _check_name(summary: pd.DataFrame, metric: str, differences: bool) -> None:
+    """Raise UserError unless these results have a metric, or where no `differences` are asked for a table, so named."""
+    metrics = [*metric_names(summary), "memory_held"]
+    kinds = {"single": TABLES, "multi": TABLES_MULTI}
+    named = {name for kind in kinds if kind in set(summary["task_kind"]) for name in kinds[kind]}
+    if ".py:" in metric or metric in metrics or (not differences and metric in {**TABLES, **TABLES_MULTI}):
+        return
+    if metric.endswith(".py"):
+        raise UserError(f'"{metric}" names a file without its function: write {metric}:FUNCTION.')
+    what = "metric" if differences else "metric or table"
+    choices = metrics if differences else {*metrics, *named}
+    raise UserError(f'There is no {what} "{metric}" in these results.{did_you_mean(metric, choices)}')

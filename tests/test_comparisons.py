@@ -127,6 +127,12 @@ def test_too_few_runs_are_one_clear_sentence(tmp_path):
             build(frame)
 
 
+def test_one_run_each_has_no_variance_to_split(tmp_path):
+    frame = results(tmp_path, {"low": (40,), "high": (60,)})
+    with pytest.raises(UserError, match="the same two runs"):
+        tables.variance_table(frame)
+
+
 # --- beside the main table
 
 
@@ -210,6 +216,12 @@ def test_one_table_is_written_and_shown(tmp_path, capsys, monkeypatch):
     assert main(["table", str(tmp_path), "--metric", "few_accuracy"]) == 0
     assert main(["table", str(tmp_path), "--metric", "ranks"]) == 0
     assert {"few_accuracy.md", "ranks.md"} <= {path.name for path in (tmp_path / "tables").iterdir()}
+    assert main(["table", str(tmp_path), "--metric", "group"]) == 2
+    assert 'no metric or table "group" in these results. Did you mean "groups"?' in capsys.readouterr().err
+    assert main(["table", str(tmp_path), "--metric", "mine.py"]) == 2
+    assert "write mine.py:FUNCTION." in capsys.readouterr().err
+    assert main(["table", str(tmp_path), "--metric", "groups", "--baseline", "base"]) == 2
+    assert 'no metric "groups" in these results. Valid choices: ' in capsys.readouterr().err
     assert main(["table", str(tmp_path), "--metric", "few_acuracy"]) == 2
     assert main(["table", str(tmp_path), "--baseline", "other"]) == 2
     assert 'Did you mean "few_accuracy"' in capsys.readouterr().err

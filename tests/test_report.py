@@ -376,6 +376,8 @@ def test_runs_that_must_not_be_averaged_say_why(tmp_path: Path) -> None:
 
 def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "There is no results folder" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2
     assert "holds no results" in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
     assert main(["report", str(tmp_path)]) == 0

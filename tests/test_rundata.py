@@ -89,10 +89,15 @@ def test_a_mistake_in_a_metric_is_one_clear_sentence(tmp_path):
     def a_word(run):
         return "high"
 
-    with pytest.raises(UserError, match=r"metric broken failed on .*KeyError: 'speed'"):
+    def nothing(run):
+        pass
+
+    with pytest.raises(UserError, match=r"broken failed on .*KeyError: 'speed' \(test_rundata\.py, line \d+\)\.$"):
         tables.main_table(frame, broken)
-    with pytest.raises(UserError, match=r"metric a_word failed on .*ValueError"):
+    with pytest.raises(UserError, match=r"metric a_word failed on .*: it returned 'high', not a number\.$"):
         tables.main_table(frame, a_word)
+    with pytest.raises(UserError, match=r"metric nothing failed on .*: it returned None, not a number\.$"):
+        tables.main_table(frame, nothing)
     with pytest.raises(UserError, match='column "forgetting" already'):
         tables.main_table(frame, forgetting)
     frame.attrs.clear()

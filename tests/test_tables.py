@@ -179,7 +179,7 @@ def test_one_seed_has_no_standard_deviation(tmp_path):
     fake.write_run(tmp_path, fake.config("replay"), accuracy=40)
     table = table_of(tmp_path)
     assert table.loc["replay", "LFS-5"] == "40.00"
-    assert "n = 1 seeds (none varied)" in table.attrs["notes"][0]
+    assert table.attrs["notes"][0] == "One run a cell: no standard deviation."
 
 
 def test_methods_by_settings_with_one_row_per_classifier(results):
@@ -648,7 +648,7 @@ def test_readme_blocks_are_regenerated_and_checked(page, capsys):
         ("<!-- generated: table -->\n<!-- end -->\n", "wrong number of arguments"),
         ("<!-- generated: table a b c d -->\n<!-- end -->\n", "one metric at most"),
         ("<!-- generated: pairs a -->\n<!-- end -->\n", "wrong number of arguments"),
-        ("<!-- generated: table nowhere -->\n<!-- end -->\n", "no folder runs/"),
+        ("<!-- generated: table nowhere -->\n<!-- end -->\n", "no results folder"),
         ("<!-- generated:  -->\n<!-- end -->\n", "no generated block"),
     ],
 )
