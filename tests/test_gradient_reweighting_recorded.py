@@ -161,3 +161,22 @@ def test_recorded_bookkeeping(book: str) -> None:
             assert kd.kd_ratio == pytest.approx(float(GOLDEN[f"{book}.kd_ratio_t{t}"]), rel=1e-12)
         old += np.repeat(np.arange(first, first + len(counts)), np.minimum(counts, m)).tolist()
         first += len(counts)
+
+
+def test_an_experience_without_new_classes_keeps_its_coefficients_finite() -> None:
+    """On a foreign benchmark old classes may come again alone: n_new is 0."""
+    kd = DistributionAwareDistillationPlugin()
+    reweighting = GradientReweightingPlugin(kd)
+    for t in range(2):
+        strategy = SimpleNamespace(
+            experience=SimpleNamespace(
+                classes_in_this_experience=[0, 1], current_experience=t, dataset=Labels([0] * 9 + [1] * 4)
+            ),
+            adapted_dataset=Labels([0] * 9 + [1] * 4),
+            dataloader=[],
+            device=torch.device("cpu"),
+        )
+        for plugin in (kd, reweighting):
+            plugin.before_training_exp(strategy)
+    assert reweighting.gamma == pytest.approx(np.exp(-1.0))
+    assert kd.kd_ratio == pytest.approx(0.7 * np.sqrt(13))  # as of one image

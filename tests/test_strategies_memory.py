@@ -129,6 +129,14 @@ def test_nearest_mean_normalises_features_and_prefers_the_nearest() -> None:
     assert torch.allclose(2 - 2 * scores[:, [0, 2]], distances**2, atol=1e-5)
 
 
+def test_every_exemplar_weighs_the_same_in_its_mean_whatever_its_length() -> None:
+    """Features are normalised before they are averaged, too: (10, 0) and (0, 1) have their mean at 45 degrees."""
+    classifier = NearestMeanClassifier(memory_holding(torch.tensor([[10.0, 0], [0, 1], [2, 1]]), [0, 0, 1]))
+    assert classifier.prepare(strategy_of(width=2))
+    assert classifier.means[0].tolist() == pytest.approx([0.5**0.5] * 2)
+    assert classifier.scores(torch.tensor([[3.0, 3.0]]), torch.zeros(1, 2)).argmax() == 0
+
+
 def test_nearest_mean_does_not_apply_without_exemplars() -> None:
     assert not NearestMeanClassifier(ExemplarMemoryPlugin(0)).prepare(strategy_of())
     logits = torch.randn(2, 3)
@@ -192,6 +200,11 @@ def test_a_random_choice_depends_on_seed_and_class_only() -> None:
     assert alone == kept(0, [3, 8], [40, 7]) == kept(0, [3], [40])
     assert alone != kept(1, [3], [40])
     assert alone != [0, 1, 2, 3, 4]  # drawn, not the first ones
+
+    memory = ExemplarMemoryPlugin(5, selection="random")
+    memory.update(None, experience([0, 1], [40, 40]))
+    of_0, of_1 = ({position % 40 for _, position in memory.positions[label]} for label in (0, 1))
+    assert of_0 != of_1  # each class its own draw
 
 
 def test_herding_looks_without_augmentation_in_eval_mode() -> None:
