@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,17 @@ def test_one_panel_per_setting_one_line_per_method_and_classifier(results):
         "Line: mean over 3 seeds; band: ± 1 standard deviation. Stream: cifar100, 20 classes, LFH-2 / LFS-5"
     )
     assert "Training: resnet32, augmentation crop, 160 epochs, memory 20 per class, precision bf16" in small_print
+
+
+def test_long_titles_of_neighbours_do_not_touch(tmp_path):
+    for rho in (50, 100, 150):
+        for budget in (10, 20):
+            fake.write_run(tmp_path, fake.config("dgr", stream__rho=rho, memory__budget=budget))
+    figure = drawn(summary.summarise(tmp_path)[1])
+    figure.draw_without_rendering()
+    titles = [axis.title.get_window_extent() for axis in figure.axes[:3]]
+    for left, right in pairwise(titles):
+        assert left.x1 + 10 < right.x0
 
 
 def test_lines_are_means_in_percent_and_bands_one_standard_deviation(tmp_path):

@@ -298,6 +298,18 @@ def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path)
     assert seconds.containers[0].lines[0].get_xdata().tolist() == [50.0]
 
 
+def test_one_slow_run_does_not_press_the_others_to_the_left(tmp_path):
+    for seed, factor in enumerate((1, 1, 1, 1, 40)):
+        name = fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True)
+        path = store.RunFolder(tmp_path / "runs" / name).cost
+        lines = [{**line, "train_seconds": factor * line["train_seconds"]} for line in store.read_jsonl(path)]
+        path.unlink()
+        for line in lines:
+            store.append_jsonl(path, line)
+    (axis,) = figures.draw("compute", Results.load(tmp_path)).axes
+    assert axis.containers[0].lines[0].get_xdata()[0] >= axis.get_xlim()[1] / 2
+
+
 def test_many_methods_leave_the_small_print_readable(tmp_path):
     fake.build(tmp_path, {f"a_long_method_name_{i:02d}": ["head"] for i in range(20)}, (("lfs", 5),), 2, details=True)
     results = Results.load(tmp_path)
@@ -440,7 +452,16 @@ def test_conditions_choose_the_runs(folder):
     assert {record.config["stream"]["rho"] for record in Results.load(folder, ["stream.rho=50"]).records} == {50}
     some = Results.load(folder, ["strategy=[dgr, replay]", "stream.protocol=lfh"])
     assert sorted(some.methods()) == ["dgr", "replay"] and some.tasks == 2
-    with pytest.raises(UserError, match="name a field of a section"):
-        Results.load(folder, ["rho=50"])
+    for condition, sentence in {
+        "rho=50": '"rho" selects no runs. Valid choices: dataset.rho, stream.rho.',
+        "stream.protocl=lfs": '"stream.protocl" selects no runs. Did you mean "stream.protocol"?',
+        "stream.rho=51": "No finished run has stream.rho=51. There are: 100",
+        "strategy=drg": "No finished run has strategy.name=drg. There are: ",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            Results.load(folder, [condition])
+        assert str(caught.value).startswith(sentence)
+    with pytest.raises(UserError, match=r"No finished run has stream\.rho=50 and stream\.protocol=lfh\."):
+        Results.load(folder, ["stream.rho=50", "stream.protocol=lfh"])
     with pytest.raises(UserError, match='Did you mean "confusion"'):
         figures.write_figures(folder, ["confusoin"])

@@ -86,6 +86,7 @@ class LiveView:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.progress.update(self.task, left="")
         if self.live:
             self.live.update(self._render())
             self.live.stop()
@@ -117,6 +118,8 @@ class LiveView:
             self._print_line(kind, name, content)
 
     def _render(self) -> Group:
+        if not self.running:
+            return Group(self.progress)
         table = Table(box=None)
         for heading in ("running", "experience", "epoch", "loss", "images/s"):
             table.add_column(heading, justify="left" if heading == "running" else "right")

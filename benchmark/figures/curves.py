@@ -27,6 +27,7 @@ LABELS = {
     "map": "mAP on seen classes (%)",
     "forgetting": "Forgetting (%)",
 }
+LONGEST_TITLE = 32  # characters: a longer one takes two lines, or it would touch its neighbour
 MOST_BANDS = 12  # more methods are drawn without, for bands would cover the lines
 DISTILLATION = {
     "dgr_no_kd": "none",
@@ -178,7 +179,8 @@ def curves_figure(
             part = rows[rows["setting"] == setting]
             for method in reversed(methods):  # the best method is drawn last, on top
                 _draw(axis, part[part["method"] == method], metric, looks[method], band=len(methods) <= MOST_BANDS)
-            axis.set_title(_panel_title(part, setting))
+            title = _panel_title(part, setting)
+            axis.set_title(title.replace(", ", ",\n", 1) if len(title) > LONGEST_TITLE else title)
             _classes_seen(axis)
             if i % columns == 0:
                 axis.set_ylabel(LABELS.get(metric, f"{metric.replace('_', ' ').capitalize()} (%)"))
