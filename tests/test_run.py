@@ -100,6 +100,18 @@ def test_clocks_stand_in_the_cost_file_alone(finished: RunFolder) -> None:
         assert not any(word in text for word in ("seconds", "time", "rss", "bytes", str(finished.path.parent)))
 
 
+def test_the_training_seed_draws_the_first_weights_and_nothing_else_does() -> None:
+    def first_weights(**changes: Any) -> torch.Tensor:
+        wanted = config("replay", **changes)
+        recipe, benchmark, arrays = run.prepare(wanted)
+        loader = ArrayLoader(benchmark.images, arrays, wanted.training.augmentation, "cpu")
+        learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
+        return torch.cat([parameter.detach().flatten() for parameter in learner.model.backbone.parameters()])
+
+    assert torch.equal(first_weights(), first_weights(stream__order_seed=1, stream__subset_seed=1))
+    assert not torch.equal(first_weights(), first_weights(training__seed=1))
+
+
 @pytest.mark.parametrize(("keep", "files"), [("last", ["02.pt"]), ("each", ["00.pt", "01.pt", "02.pt"])])
 def test_weights_are_kept_on_request(keep: str, files: list[str], finished: RunFolder, tmp_path: Path) -> None:
     """They are those that were evaluated, also of a run that was stopped in between, and no part of its identity."""

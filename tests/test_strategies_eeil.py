@@ -15,7 +15,7 @@ from strategies.distillation import TaskWiseDistillationPlugin, column_groups
 from strategies.eeil import EEIL, GradientNoisePlugin, LateMemoryPlugin
 from strategies.heads import LinearHead, SplitLinearHead
 from strategies.memory import herding_order
-from strategies.recipe import MemoryPolicy
+from strategies.recipe import Context, MemoryPolicy
 from strategies.replay import Replay
 from strategies.stage import Stage, StageRunner
 
@@ -52,6 +52,16 @@ def test_noise_falls_with_the_epochs_and_is_divided_by_the_batch(epoch: int, fac
     noise = parameters[0].grad - 2.0
     assert noise.std().item() * 16 == pytest.approx(factor, rel=0.02) and abs(noise.mean().item()) < 1e-3
     assert parameters[1].grad is None
+
+
+def test_noise_goes_on_falling_in_the_finetuning() -> None:
+    """Epochs are counted on: epoch 2 behind 7 is epoch 9 of the experience."""
+    stage, _ = EEIL().build(Context(8, nn.Identity(), epochs=7)).stages
+    assert isinstance(stage, Stage) and stage.after_backward is not None
+    parameter = nn.Parameter(torch.zeros(200, 500))
+    parameter.grad = torch.zeros(200, 500)
+    stage.after_backward([parameter], 2, 16, torch.Generator().manual_seed(0))
+    assert parameter.grad.std().item() * 16 == pytest.approx(0.0846, rel=0.02)
 
 
 def test_no_noise_draws_nothing() -> None:
