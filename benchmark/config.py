@@ -168,6 +168,8 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
             raise UserError(
                 f'There is no config "{config}".{did_you_mean(config, names())} Or give a path to a YAML file.'
             )
+    elif not path.exists() and path.stem in names():
+        raise UserError(f"The config file {path} does not exist; the one that ships with imcil is named {path.stem}.")
     content = read(path)
     changes = dict(parse_override(text) for text in overrides)
     axes = {key.removeprefix("grid."): changes.pop(key) for key in list(changes) if key.startswith("grid.")}

@@ -16,7 +16,14 @@ Grid = dict[str, list[Any]]  # dotted key, or several with commas between them -
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text; people mean a number."""
+    """YAML 1.1 reads 1e-3 as text; people mean a number. A key that stands twice in a section is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<" and key.value in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f'"{key.value}" stands there twice', key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -33,7 +40,10 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The config file {path} cannot be read as text: {error}.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML{where}: {problem}.") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path} must hold sections such as dataset, stream and strategy, not {type(content).__name__}."
@@ -43,8 +53,11 @@ def read(path: Path) -> dict[str, Any]:
 
 def checked_grid(grid: Any, path: Path) -> Grid:
     """The grid with spaces taken out of its keys; every point of a zipped key has one value for each field."""
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+    if not isinstance(grid, dict):
         raise UserError(f"grid in {path} must map each dotted key to a list of values.")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f'The grid key "{key}" must have a list of values, such as [1, 2], got {values!r}.')
     checked = {"".join(str(key).split()): values for key, values in grid.items()}
     for key, values in checked.items():
         size = len(key.split(","))

@@ -183,7 +183,7 @@ def _chosen_table(outcomes: Sequence[Mapping[str, Any]], search: SearchConfig) -
     )
     notes = [
         f"Of images held out of training, {search.holdout:g} of each class: no number here is of a test set.",
-        f"At most {search.trials} trials a method, the config's own values first; mean of {len(search.seeds)} seeds.",
+        f"At most {search.trials} trials a method, the config's own values first; mean of {_seeds(search)}.",
     ]
     table.attrs = {"title": f"Trials: {search.metric} on held-out images. In percent.", "notes": notes, "bold": []}
     return table
@@ -209,7 +209,7 @@ def _as_yaml(
     }[search.stream]
     lines = [
         f"{sweep.name}, tuned: {search.metric} of held-out images ({search.holdout:g} of each class) on {stream},",
-        f"at most {search.trials} trials a method ({search.method}), {len(search.seeds)} seeds each.",
+        f"at most {search.trials} trials a method ({search.method}), {_seeds(search)} each.",
         *(
             f"{outcome['method']}: {outcome['budget']['trials']} trials, {_words(outcome['chosen'])}"
             for outcome in outcomes
@@ -248,3 +248,7 @@ def _check_folder(directory: Path, names: set[str]) -> None:
             f"{directory} holds {len(strangers)} runs that are no trial of this search, such as {strangers[0]}: "
             "trials count, so give another search another --out."
         )
+
+
+def _seeds(search: SearchConfig) -> str:
+    return f"{len(search.seeds)} seed{'s' * (len(search.seeds) != 1)}"

@@ -240,7 +240,8 @@ def test_an_override_gives_one_grid_key_other_values(write: Any) -> None:
     assert {(run.stream.protocol, run.stream.tasks) for run in alone.runs()} == {
         (protocol, tasks) for protocol in ("lfs", "lfh") for tasks in (2, 3)
     }
-    assert "must map each dotted key to a list" in mistake(path, "grid.training.seed=3")
+    sentence = 'The grid key "training.seed" must have a list of values, such as [1, 2], got 3.'
+    assert mistake(path, "grid.training.seed=3") == sentence
     assert "Unknown config key" in mistake(path, "grid.training.sed=[3]")
 
 
@@ -258,8 +259,8 @@ def test_an_option_for_one_method_is_not_lost_in_a_grid_of_several() -> None:
 
 
 def test_grid_mistakes(write: Any) -> None:
-    assert "must map each dotted key to a list" in mistake(write({"grid": {"training.seed": 3}}))
-    assert "must map each dotted key to a list" in mistake(write({"grid": {"training.seed": []}}))
+    assert "must have a list of values" in mistake(write({"grid": {"training.seed": 3}}))
+    assert "must have a list of values" in mistake(write({"grid": {"training.seed": []}}))
     assert "must map each dotted key to a list" in mistake(write({"grid": [1, 2]}))
     assert "must be a list of 2 values" in mistake(
         write({"grid": {"stream.protocol,stream.tasks": [["lfs", 1], ["lfh"]]}})
@@ -369,6 +370,12 @@ def test_config_that_is_not_there(tmp_path: Path) -> None:
 def test_files_that_are_no_configs(tmp_path: Path, write: Any) -> None:
     assert "is not valid YAML" in mistake(write("training: [1, 2"))
     assert "is not valid YAML" in mistake(write("training: {epochs: 1}\n  lr: 2"))
+    assert mistake(write("training: {\n")).endswith(
+        "mine.yaml is not valid YAML (line 2): expected the node content, but found '<stream end>'."
+    )
+    twice = mistake(write("training:\n  lr: 1\n  epochs: 2\n  lr: 3"))
+    assert twice.endswith('is not valid YAML (line 4): "lr" stands there twice.')
+    assert mistake("digits.yaml").endswith("does not exist; the one that ships with imcil is named digits.")
     assert "must hold sections" in mistake(write("- 1\n- 2"))
     assert "must hold sections" in mistake(write("just text"))
     binary = tmp_path / "image.yaml"
