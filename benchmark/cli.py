@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*NOT_ALLOWED, errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        print(f"imcil: {error.filename or 'The results'}: {error.strerror}.", file=sys.stderr)
+        name, temporary = re.subn(r"\.([^/]+)\.[0-9a-f]{32}\.tmp$", r"\1", str(error.filename or "The results"))
+        print(f"imcil: {name}{' cannot be written' if temporary else ''}: {error.strerror}.", file=sys.stderr)
         return USER_MISTAKE if error.errno in NOT_ALLOWED else FAILED_RUNS
 
 
