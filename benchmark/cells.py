@@ -215,10 +215,17 @@ def about(summary: pd.DataFrame) -> list[str]:
         )
     lines += trials(summary)
     rows = label_rows(summary)
-    if any(rows.groupby("setting")[column].nunique().max() > 1 for column in grouping.RESOLVED):
-        lines.append("Methods of one setting ran with unlike precision or compile, which may be part of a difference.")
+    lines += [_unlike(rows, c) for c in grouping.RESOLVED if rows.groupby("setting")[c].nunique().max() > 1]
     protocol = grouping.protocol_notes(rows)
     return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
+
+
+def _unlike(rows: pd.DataFrame, column: str) -> str:
+    """Which methods ran with what, the most frequent last and without their names."""
+    methods = rows.dropna(subset=[column]).groupby(column)["method"].unique().map(sorted)
+    *named, usual = sorted(methods.items(), key=lambda item: (len(item[1]), item[0]))
+    told = "; ".join(f"{value}: {', '.join(among)}" for value, among in named)
+    return f"Unlike {column} may be part of a difference ({told}; all others: {usual[0]})."
 
 
 def trials(frame: pd.DataFrame) -> list[str]:
