@@ -230,7 +230,8 @@ def test_runs_that_fail_or_hang_cost_no_other_run(tmp_path: Path) -> None:
     assert [folder.state for folder in folders] == ["failed", "running", "done"]
     failure = folders[0].read_failure()
     assert (failure["kind"], failure["attempt"]) == ("error", 1)
-    assert failure["exception"] == "ValueError: broken on purpose" and "in build" in failure["traceback"]
+    assert failure["exception"] == "ValueError: broken on purpose (moody.py, line 15)"
+    assert "in build" in failure["traceback"]
     hanging.kill()
     assert [folder.state for folder in folders] == ["failed", "pending", "done"]
     for mood in tmp_path.glob("mood[01]"):
