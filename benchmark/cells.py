@@ -221,8 +221,11 @@ def about(summary: pd.DataFrame) -> list[str]:
 
 
 def _unlike(rows: pd.DataFrame, column: str) -> str:
-    """Which methods ran with what, the most frequent last and without their names."""
-    methods = rows.dropna(subset=[column]).groupby(column)["method"].unique().map(sorted)
+    """Which methods ran with what, the most frequent last and without their names; with the setting if it depends."""
+    rows = rows.dropna(subset=[column])
+    one = rows.groupby("method")[column].nunique().eq(1)[rows["method"]].to_numpy()
+    names = rows["method"].where(one, rows["method"] + " " + rows["setting"])
+    methods = names.groupby(rows[column]).unique().map(sorted)
     *named, usual = sorted(methods.items(), key=lambda item: (len(item[1]), item[0]))
     told = "; ".join(f"{value}: {', '.join(among)}" for value, among in named)
     return f"Unlike {column} may be part of a difference ({told}; all others: {usual[0]})."

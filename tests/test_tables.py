@@ -284,6 +284,9 @@ def test_unlike_precision_between_methods_is_shown(tmp_path):
     notes = table_of(tmp_path).attrs["notes"]
     assert "precision bf16 / fp32" in notes[-2]
     assert "Unlike precision may be part of a difference (fp32: lwf; all others: bf16)." in notes
+    fake.write_run(tmp_path, fake.config("lwf", stream__protocol="lfh"), precision="bf16")
+    notes = table_of(tmp_path).attrs["notes"]
+    assert "Unlike precision may be part of a difference (fp32: lwf LFS-5; all others: bf16)." in notes
 
 
 def test_numbers_of_classes_and_images_are_told_apart_and_named(tmp_path):
