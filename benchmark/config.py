@@ -193,13 +193,18 @@ def load(config: str, overrides: Sequence[str] = ()) -> SweepConfig:
     return sweep
 
 
-def _unknown(key: str) -> str:
-    """A sentence with the keys of the section that was meant, else the sections."""
-    known = [
+def dotted_keys() -> list[str]:
+    """Every key of a run, section.field; a strategy has its recipe's options besides."""
+    return [
         f"{section}.{field}"
         for section, info in RunConfig.model_fields.items()
         for field in info.annotation.model_fields  # type: ignore[union-attr]
     ]
+
+
+def _unknown(key: str) -> str:
+    """A sentence with the keys of the section that was meant, else the sections."""
+    known = dotted_keys()
     meant = difflib.get_close_matches(key.partition(".")[0], RunConfig.model_fields, n=1)
     if "." in key and meant:
         choices = [name for name in known if name.startswith(f"{meant[0]}.")]

@@ -154,6 +154,8 @@ def compute(results: Results) -> Figure:
         _legend(figure, methods, looks)
         counts = {len(values) for found in costs.values() for values in found.values()}
         passes = " A pass: an image forward; backward counts as two more." if "compute" in costs else ""
+        others = [name for name in part.methods() if name not in methods]
+        passes += f" Without {', '.join(others)}, whose costs were not kept." if others else ""
         style.note(
             figure, f"Mean ± 1 standard deviation over {style.seeds(counts)}. With teachers and second stages.{passes}",
             *part.notes(),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from benchmark import grouping
 from benchmark.accounting import run_cost
 from benchmark.cells import trials
-from benchmark.config import RunConfig
+from benchmark.config import RunConfig, dotted_keys
 from benchmark.errors import UserError, did_you_mean
 from benchmark.figures.style import PRINCIPAL
 from benchmark.overrides import parse_override
@@ -311,8 +311,7 @@ def _has_stream(record: RunRecord) -> bool:
 def _field(key: str) -> str:
     """The dotted key of a condition. Raises UserError where no config has it; a strategy may have any option."""
     key = f"{key}.name" if key in ("strategy", "dataset") else key
-    sections = RunConfig.model_fields.items()
-    known = [f"{section}.{name}" for section, info in sections for name in info.annotation.model_fields]  # type: ignore[union-attr]
+    known = dotted_keys()
     if key not in known and not (key.startswith("strategy.") and len(key) > len("strategy.")):
         same = [name for name in known if name.startswith(f"{key.partition('.')[0]}.") or name.endswith(f".{key}")]
         raise UserError(f'"{key}" selects no runs.{did_you_mean(key, same or list(RunConfig.model_fields))}')
