@@ -298,6 +298,16 @@ def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path)
     assert seconds.containers[0].lines[0].get_xdata().tolist() == [50.0]
 
 
+def test_compute_names_the_methods_whose_costs_were_not_kept(tmp_path):
+    fake.write_run(tmp_path, fake.config("replay"), details=True)
+    name = fake.write_run(tmp_path, fake.config("wa"), details=True)
+    told = " ".join(text.get_text() for text in figures.draw("compute", Results.load(tmp_path)).texts)
+    assert "not kept" not in told
+    store.RunFolder(tmp_path / "runs" / name).cost.unlink()
+    told = " ".join(text.get_text() for text in figures.draw("compute", Results.load(tmp_path)).texts)
+    assert "Without wa, whose costs were not kept." in " ".join(told.split())
+
+
 def test_one_slow_run_does_not_press_the_others_to_the_left(tmp_path):
     for seed, factor in enumerate((1, 1, 1, 1, 40)):
         name = fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True)
