@@ -54,45 +54,48 @@ def speed_tables(root: Path, directory: str) -> str:
     for stem, record in found.items():
         if stem.startswith("experiences-"):
             ratios = ", ".join(f"{name} {row['ratio']:.3f}" for name, row in record["strategies"].items())
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}).")
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({_setting(record)}).")
         elif stem.startswith("classes-"):
             rows = "; ".join(
                 f"{name} " + ", ".join(f"{value:.0f} ({count})" for count, value in row.items())
                 for name, row in record["strategies"].items()
             )
-            lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({record['mode']}).")
+            lines.append(f"- {_sentence(record['what'])[:-1]}, by number of classes: {rows} ({_setting(record)}).")
         elif stem.startswith("methods-"):
             slower = sorted((row["ratio"], name) for name, row in record["strategies"].items())
             ratios = ", ".join(f"{name} {value:.2f}" for value, name in slower)
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({record['mode']}){_busy([record])}.")
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {ratios} ({_setting(record)}){_busy([record])}.")
         elif stem.startswith("evaluation-"):
             speeds = f"{record['evaluation']:.0f} evaluated, {record['herding']:.0f} herded"
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {speeds} ({record['mode']}).")
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {speeds} ({_setting(record)}).")
         elif stem.startswith("memory-"):
             above = record["peak_bytes"] - record["libraries_bytes"]
             gib = [f"{count / 2**30:.2f} GiB" for count in (above, record["peak_bytes"])]
             lines.append(
                 f"- {_sentence(record['what'])[:-1]}: {gib[0]} above the imported libraries, {gib[1]} with them "
-                f"({record['mode']})."
+                f"({_setting(record)})."
             )
         elif stem.startswith("thousand-"):
             lines.append(
-                f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f}.{_plot(root, directory, stem)}"
+                f"- {_sentence(record['what'])[:-1]}: {record['peak_ratio']:.2f} ({_setting(record)})."
+                f"{_plot(root, directory, stem)}"
             )
         elif stem.startswith("large-"):
             alone, trained = record["loader_images_per_second"], record["training_images_per_second"]
             what = _sentence(record["what"])[:-1]
-            lines.append(f"- {what}: {alone:.0f} images a second, against {trained:.0f} trained ({record['mode']}).")
+            lines.append(f"- {what}: {alone:.0f} images a second, against {trained:.0f} trained ({_setting(record)}).")
         elif stem.startswith("sweep-"):
             rows = ", ".join(f"{row['images_per_second']:.0f} ({jobs})" for jobs, row in record["workers"].items())
-            lines.append(f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({record['mode']}).")
+            lines.append(
+                f"- {_sentence(record['what'])[:-1]}; images a second by workers: {rows} ({_setting(record)})."
+            )
         elif stem.startswith("concurrent-"):
             rows = ", ".join(
                 f"{row['images_per_second']:.0f} ({count}"
                 + (f", {row['utilisation']:.0f} % busy)" if row["utilisation"] is not None else ")")
                 for count, row in record["runs"].items()
             )
-            lines.append(f"- {_sentence(record['what'])[:-1]}; images a second: {rows} ({record['mode']}).")
+            lines.append(f"- {_sentence(record['what'])[:-1]}; images a second: {rows} ({_setting(record)}).")
         elif stem.startswith("overhead-"):
             share, run = f"{100 * record['outside']:.1f} %", f"{record['seconds_per_run']:.2f} s a run"
             seconds = record["seconds_outside"]
@@ -100,16 +103,18 @@ def speed_tables(root: Path, directory: str) -> str:
                 f"{seconds['before']:.1f} s before the first, most of it to import torch and Avalanche; between them "
             )
             parts += f"{seconds['between']:.1f} s; tables and figures {seconds['after']:.1f} s"
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {share} ({run}; {parts}){_busy([record])}.")
+            lines.append(
+                f"- {_sentence(record['what'])[:-1]}: {share} ({run}; {parts}; {_setting(record)}){_busy([record])}."
+            )
         elif stem.startswith("reading-"):
             middle = {name: [sorted(times[by])[1] for by in times] for name, times in record["seconds"].items()}
             rows = ", ".join(f"{name.replace('_', ' ')} {a:.1f} ({b:.1f})" for name, (a, b) in middle.items())
-            lines.append(f"- {_sentence(record['what'])[:-1]}: {rows}{_busy([record])}.")
+            lines.append(f"- {_sentence(record['what'])[:-1]}: {rows} ({_setting(record)}){_busy([record])}.")
         elif stem.startswith("pairs-"):
             dgr, diagnostics = (_interval(record[key]) for key in ("dgr_over_lwf", "diagnostics_over_none"))
             lines.append(
                 f"- {_sentence(record['what'])[:-1]}: `dgr` over `lwf`, same teacher, {dgr}; with diagnostics over "
-                f"without {diagnostics} ({record['mode']}){_busy([record])}."
+                f"without {diagnostics} ({_setting(record)}){_busy([record])}."
             )
     return "\n".join(lines).rstrip() + "\n"
 
@@ -126,6 +131,11 @@ def _plot(root: Path, directory: str, stem: str) -> str:
 def _interval(measured: Mapping[str, Any]) -> str:
     low, high = measured["interval"]
     return f"{measured['ratio']:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _setting(record: Mapping[str, Any]) -> str:
+    """The mode of one measurement and the processor it was made on."""
+    return f"{record['mode']}, {record['environment']['machine']['processor']}"
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
