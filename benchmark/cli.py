@@ -304,6 +304,7 @@ def _stream(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from benchmark import config
+    from benchmark.datasets.progress import LIBRARIES, waiting
     from benchmark.streams.info import stream_table
 
     if options.plot and options.plot.suffix.lower() not in (".png", ".pdf"):
@@ -312,7 +313,8 @@ def _stream(options: argparse.Namespace) -> int:
         _check_folder("--plot must be a file in a folder", options.plot.parent)
     plan = config.load(options.config, options.overrides)
     _check_code(options, [plan.base])
-    from benchmark.run import prepare
+    with waiting(LIBRARIES):
+        from benchmark.run import prepare
 
     info = prepare(plan.base)[1].info
     console, table = Console(), stream_table(info)

@@ -143,8 +143,9 @@ def protocol_notes(rows: pd.DataFrame) -> list[str]:
         profile += f", rho {value('rho')}{most}, ranks {value('ranks')}"
     dataset = value("dataset") + (f", {value('classes')} classes" if value("classes") != "-" else "")
     stream = f"Stream: {dataset}, {streams}, {profile}, order {value('order')}, hold-out {value('holdout')}."
+    epochs = f"{value('epochs')} epoch{'s' * (value('epochs') != '1')}"
     training = (
-        f"Training: {value('backbone')}, augmentation {value('augmentation')}, {value('epochs')} epochs, memory "
+        f"Training: {value('backbone')}, augmentation {value('augmentation')}, {epochs}, memory "
         f"{value('memory_budget')} {value('memory_mode')}, precision {value('precision')}, compile {value('compile')}."
     )
     return [stream, training.replace("per_class", "per class").replace(" total,", " in total,")]

@@ -114,6 +114,15 @@ class TrainingConfig(Section):
             raise ValueError("Input should be fractions of the epochs, above 0 and below 1 (80 of 160 epochs are 0.5)")
         return value
 
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _within_the_epochs(cls, value: int, info: ValidationInfo) -> int:
+        """A longer warm-up would never reach the rate that the config names."""
+        epochs = info.data.get("epochs", value + 1)  # absent where it is wrong itself
+        if value >= epochs and value:
+            raise ValueError(f"Input should be less than training.epochs ({epochs})")
+        return value
+
     @field_validator("compile", mode="before")
     @classmethod
     def _yaml_switch(cls, value: Any) -> Any:

@@ -420,6 +420,7 @@ def test_texts_that_are_no_overrides() -> None:
             "training.milestones must be fractions of the epochs, above 0 and below 1 (80 of 160 epochs are 0.5), "
             "got [80, 120].",
         ),
+        ("training.warmup_epochs=15", "training.warmup_epochs must be less than training.epochs (15), got 15."),
         ("training.lr=.inf", "training.lr must be a finite number, got inf."),
         ("training.precision=fp16", "training.precision must be 'auto', 'fp32' or 'bf16', got 'fp16'."),
         ("stream.rho=0.5", "stream.rho must be greater than or equal to 1, got 0.5."),

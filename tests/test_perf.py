@@ -36,7 +36,7 @@ def test_growth_is_per_experience():
 
 def test_a_plot_is_linked_where_there_is_one(tmp_path):
     write_json(tmp_path / "perf/thousand-fp32.json", THOUSAND)
-    assert "1.25." in speed_tables(tmp_path, "perf") and "![" not in speed_tables(tmp_path, "perf")
+    assert "1.25 (fp32, a test)." in speed_tables(tmp_path, "perf") and "![" not in speed_tables(tmp_path, "perf")
     style.save(growth(THOUSAND), tmp_path / "perf/thousand-fp32")
     assert "](perf/thousand-fp32.png)" in speed_tables(tmp_path, "perf")
 
@@ -102,8 +102,10 @@ def test_runs_at_once_say_how_busy_the_device_is_where_that_is_known(tmp_path):
         "1": {"images_per_second": 9000.4, "utilisation": 31.2},
         "2": {"images_per_second": 17000, "utilisation": None},
     }
-    write_json(tmp_path / "perf/concurrent-bf16.json", {"what": "at once", "mode": "bf16", "runs": runs})
-    assert speed_tables(tmp_path, "perf") == "- At once; images a second: 9000 (1, 31 % busy), 17000 (2) (bf16).\n"
+    record = {"what": "at once", "mode": "bf16", "environment": MACHINE, "runs": runs}
+    write_json(tmp_path / "perf/concurrent-bf16.json", record)
+    (line,) = speed_tables(tmp_path, "perf").splitlines()
+    assert line == "- At once; images a second: 9000 (1, 31 % busy), 17000 (2) (bf16, a test)."
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmark.config import RunConfig
+from benchmark.datasets.progress import LIBRARIES, waiting
 from benchmark.engines.worker import carry_out, check
 from benchmark.errors import UserError
 from benchmark.interruption import RESUMABLE, StopRequest
@@ -37,6 +39,8 @@ def run_here(config: RunConfig, out: Path, device: str) -> int:
     if folder.read_result() is None:
         with StopRequest().listening("Stopping after this step; a second signal ends it at once.") as stop:
             check_writable(out)
+            with waiting(LIBRARIES):
+                importlib.import_module("benchmark.run")  # some seconds; its first user is `check`
             for _, sentence in check([config], device, out, workers=1):  # before the folder exists
                 raise UserError(sentence)
             view = LiveView([name])
