@@ -9,6 +9,8 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
                          paired differences of every row of that table to one of them
     pairs DIR METRIC,METRIC… METHOD:BASELINE…
                          paired differences of some rows to others, in several metrics
+    precisions DIR DIR METRIC METHOD…
+                         paired differences of the same runs in two folders, made in two precisions
     strategies           every method with its one line
     references           every paper with the methods that are taken from it
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
@@ -74,6 +76,28 @@ def pairs(root: Path, directory: str, metrics: str, *rows: str) -> str:
 
     named = [(method, baseline) for method, _, baseline in (row.partition(":") for row in rows)]
     return to_markdown(pair_table(summarise(root / directory)[0], named, metrics.split(",")))
+
+
+def precisions(root: Path, directory: str, other: str, metric: str, *methods: str) -> str:
+    """`precisions DIR DIR METRIC METHOD…`."""
+    import pandas as pd
+
+    from benchmark.comparisons import pair_table
+    from benchmark.summary import summarise, text
+
+    frames = []
+    for folder in (directory, other):
+        rows = summarise(root / folder)[0]
+        rows = rows[rows["strategy"].isin(methods) & rows[metric].notna()]
+        rows.attrs = {}  # an equal run has the same name in both, and no variant
+        found = sorted(set(rows["precision"].map(text)))
+        if len(found) != 1:
+            raise UserError(
+                f"The runs of {folder} must be of one precision, and are of {' and '.join(found) or 'none'}."
+            )
+        frames.append((found[0], rows.assign(strategy=rows["strategy"] + f" in {found[0]}")))
+    named = [(f"{method} in {frames[0][0]}", f"{method} in {frames[1][0]}") for method in methods]
+    return to_markdown(pair_table(pd.concat([rows for _, rows in frames]), named, [metric]))
 
 
 def _chosen(summary: pd.DataFrame, options: Sequence[str]) -> pd.DataFrame:
@@ -142,6 +166,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "table": table,
     "differences": differences,
     "pairs": pairs,
+    "precisions": precisions,
     "strategies": strategies,
     "references": references,
     "stock_notes": stock_notes,

@@ -33,11 +33,17 @@ def export(source: Path, target: Path) -> int:
         if record.state == "done":
             copied += _export_run(record, RunFolder(target / "runs" / record.name))
     if (source / "sweep.json").is_file():
-        plan = read_json(source / "sweep.json")["runs"]
-        write_json(target / "sweep.json", {"runs": {name: _without_root(config) for name, config in plan.items()}})
+        plan = {name: _without_root(config) for name, config in _plan(source).items()}
+        write_json(target / "sweep.json", {"runs": {**_plan(target), **plan}})  # runs may come from several folders
     write_tables(target)
     write_figures(target)
     return copied
+
+
+def _plan(directory: Path) -> dict[str, Any]:
+    """The planned runs of a folder, name -> config; none without a plan."""
+    path = directory / "sweep.json"
+    return dict(read_json(path)["runs"]) if path.is_file() else {}
 
 
 def _export_run(record: RunRecord, there: RunFolder) -> bool:

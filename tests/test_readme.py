@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import results_folder
 
 from benchmark import readme
 from benchmark.cli import main
@@ -75,6 +76,20 @@ def test_differences_may_be_of_some_runs() -> None:
     assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
     with pytest.raises(UserError, match='no column "protocl"'):
         readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocl=lfs")
+
+
+def test_precisions_are_compared_run_by_run(tmp_path: Path) -> None:
+    """The same runs in two folders; a folder of two precisions is refused."""
+    for folder, precision, gain in (("a", "bf16", 2), ("b", "fp32", 0)):
+        for seed in range(3):
+            content = results_folder.config("replay", seed=seed)
+            results_folder.write_run(tmp_path / folder, content, accuracy=50 + gain + 10 * seed, precision=precision)
+    asked = ("average_accuracy_seen", "replay")
+    shown = readme.precisions(tmp_path, "a", "b", *asked)
+    assert "replay in bf16 minus replay in fp32" in shown and "+2.00" in shown and "3 of 3" in shown
+    results_folder.write_run(tmp_path / "a", results_folder.config("replay", seed=3), precision="fp32")
+    with pytest.raises(UserError, match="The runs of a must be of one precision, and are of bf16 and fp32"):
+        readme.precisions(tmp_path, "a", "b", *asked)
 
 
 def test_committed_tables_follow_from_the_committed_runs(tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_exporting_again_adds_what_is_missing_and_changes_nothing(source: Path, 
     assert {path: path.read_bytes() for path in there.path.rglob("*") if path.is_file()} == before
 
 
+def test_what_was_planned_elsewhere_stays_planned(source: Path, tmp_path: Path) -> None:
+    """A reference may grow from the sweeps of several folders."""
+    target = tmp_path / "target"
+    write_json(target / "sweep.json", {"runs": {"another": {"kept": True}}})
+    write_json(source / "sweep.json", {"runs": {"mine": {"dataset": {"root": "/home/somebody"}}}})
+    reference.export(source, target)
+    assert read_json(target / "sweep.json")["runs"] == {
+        "another": {"kept": True}, "mine": {"dataset": {"root": None}},
+    }  # fmt: skip
+
+
 def test_a_run_that_is_too_large_to_commit_is_named(source: Path, tmp_path: Path) -> None:
     (here,) = [path for path in (source / "runs").iterdir() if "dgr" in path.name]
     RunFolder(here).metrics.write_bytes(b" " * reference.LARGEST)
