@@ -191,13 +191,17 @@ def test_auto_is_resolved_by_hardware_and_by_the_length_of_the_run(monkeypatch: 
 
 
 def test_what_auto_became_is_kept_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = config("replay", training__precision="auto", training__compile="auto")
+    def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+        return torch.load(folder.weights / "02.pt", weights_only=True)
+
+    wanted = config("replay", training__precision="auto", training__compile="auto", training__keep="last")
     straight = {}
     for precision in ("bf16", "fp32"):
         monkeypatch.setattr(environment, "has_fast_bf16", lambda device, fast=precision == "bf16": fast)
         folder = straight[precision] = done(wanted, tmp_path / precision)
         assert read_json(folder.environment)["resolved"]["precision"] == precision
-    assert straight["bf16"].result.read_bytes() != straight["fp32"].result.read_bytes()
+    bf16, fp32 = (weights(folder) for folder in straight.values())
+    assert not any(torch.equal(bf16[name], fp32[name]) for name in bf16 if name.endswith("weight"))
 
     folder = RunFolder(tmp_path / "killed")
     monkeypatch.setattr(environment, "has_fast_bf16", lambda device: True)
@@ -206,6 +210,7 @@ def test_what_auto_became_is_kept_when_a_run_goes_on(tmp_path: Path, monkeypatch
     run.execute(wanted, folder)
     assert read_json(folder.environment)["resolved"]["precision"] == "bf16"
     assert repeatable(folder) == repeatable(straight["bf16"])
+    assert all(torch.equal(value, bf16[name]) for name, value in weights(folder).items())
 
 
 def test_a_machine_without_a_compiler_trains_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
