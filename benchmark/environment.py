@@ -65,11 +65,12 @@ def has_fast_bf16(device: str) -> bool:
 
 
 def environment(resolved: Resolved) -> dict[str, Any]:
-    """Versions, machine and automatic choices."""
+    """Versions, machine (its GPU where that trains) and automatic choices."""
+    gpu = {"gpu": torch.cuda.get_device_name(resolved.device)} if resolved.device.startswith("cuda") else {}
     packages = ("imcil", "torch", "torchvision", "avalanche-lib", "numpy", "pandas")
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"platform": platform.platform(), "processor": _processor()},
+        "machine": {"platform": platform.platform(), "processor": _processor(), **gpu},
         "resolved": vars(resolved),
     }
 

@@ -220,6 +220,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
     with monkeypatch.context() as patch, gpu:
         for name, value in {
             "is_available": True, "device_count": 1, "current_device": 0, "get_device_capability": (9, 0),
+            "get_device_name": "a pretended GPU",
             "max_memory_allocated": 1, "set_rng_state": None, "get_rng_state": torch.zeros(16, dtype=torch.uint8),
         }.items():  # fmt: skip
             patch.setattr(torch.cuda, name, lambda *args, value=value: value)

@@ -112,8 +112,9 @@ def test_auto_means_the_gpu_and_its_precision(tmp_path: Path, monkeypatch: pytes
     folder = RunFolder(tmp_path / "gpu")
     with pretended_gpu(monkeypatch):
         run.execute(config("replay", training__precision="auto", **TINY), folder)
-    resolved = read_json(folder.environment)["resolved"]
-    assert (resolved["device"], resolved["precision"]) == ("cuda", "bf16")
+    found = read_json(folder.environment)
+    assert (found["resolved"]["device"], found["resolved"]["precision"]) == ("cuda", "bf16")
+    assert found["machine"]["gpu"] == "a pretended GPU"
     assert all(record["peak_device_bytes"] for record in read_jsonl(folder.cost))
 
 

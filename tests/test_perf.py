@@ -106,6 +106,8 @@ def test_runs_at_once_say_how_busy_the_device_is_where_that_is_known(tmp_path):
     write_json(tmp_path / "perf/concurrent-bf16.json", record)
     (line,) = speed_tables(tmp_path, "perf").splitlines()
     assert line == "- At once; images a second: 9000 (1, 31 % busy), 17000 (2) (bf16, a test)."
+    write_json(tmp_path / "perf/concurrent-bf16.json", {**record, "device": "a GPU"})
+    assert "(bf16, a GPU)" in speed_tables(tmp_path, "perf")
 
 
 @pytest.mark.slow

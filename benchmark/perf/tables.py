@@ -134,8 +134,9 @@ def _interval(measured: Mapping[str, Any]) -> str:
 
 
 def _setting(record: Mapping[str, Any]) -> str:
-    """The mode of one measurement and the processor it was made on."""
-    return f"{record['mode']}, {record['environment']['machine']['processor']}"
+    """The mode of one measurement, and the GPU or processor it was made on."""
+    device = record.get("device", "the CPU")
+    return f"{record['mode']}, {record['environment']['machine']['processor'] if device == 'the CPU' else device}"
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
