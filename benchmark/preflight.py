@@ -1,8 +1,8 @@
 """Preflight: whether a sweep can end here, asked in seconds before hours are spent.
 
 Results can be written; checkpoints fit on the disk; the largest run fits into memory as often as it will be there; the
-images are those that the folder's runs began with. What is needed is measured on the backbone itself, and is a lower
-bound: a sweep is refused only when it cannot succeed.
+images are those that the folder's runs began with, and precision is that of the repeats that are finished. What is
+needed is measured on the backbone itself, and is a lower bound: a sweep is refused only when it cannot succeed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmark.errors import UserError
+from benchmark.repeats import Repeats
 from benchmark.store import DamagedFile, RunFolder, read_json, unlinked
 
 if TYPE_CHECKING:
@@ -83,12 +84,18 @@ class Preflight:
         self.sharing = workers if sharing is None else sharing
         self.sizes: dict[str, Sizes] = {}  # by run
         self._measured: dict[tuple[Any, ...], Sizes] = {}
+        self._repeats = Repeats(directory)
+        self._precisions: dict[str, str] = {}  # by run, what auto is here
         self._recorded: dict[str, tuple[str, str]] | None = None  # dataset -> (hash of its images, a run)
         self._hashes: dict[int, str] = {}
 
     def add(self, run: RunConfig, prepared: Prepared) -> None:
-        """Count a run in. Raises UserError when its images are not those of the folder's other runs."""
+        """Count a run in. Raises UserError when its images, or its precision, are not those of the folder's runs."""
+        from benchmark.environment import resolve
+
         recipe, benchmark, arrays = prepared
+        precision = resolve(run, benchmark, self.device or "cpu").precision
+        self._check_repeats(run, precision)
         dataset = _identity(run.dataset.model_dump(mode="json"))
         if self._recorded is None:
             self._recorded = _recorded_images(self.directory)
@@ -108,11 +115,17 @@ class Preflight:
         )  # fmt: skip
         if key not in self._measured:
             self._measured[key] = _measure(run, prepared, self.device)
-        self.sizes[run.run_name] = self._measured[key]
+        self.sizes[run.run_name], self._precisions[run.run_name] = self._measured[key], precision
 
     def add_like(self, run: RunConfig, other: str) -> None:
-        """Count in a run that differs in its training seed only from one that was added."""
-        self.sizes[run.run_name] = self.sizes[other]
+        """Count in a run that differs in its training seed only from one that was added. Raises as `add` does."""
+        self._check_repeats(run, self._precisions[other])
+        self.sizes[run.run_name], self._precisions[run.run_name] = self.sizes[other], self._precisions[other]
+
+    def _check_repeats(self, run: RunConfig, precision: str) -> None:
+        begun = RunFolder(self.directory / "runs" / run.run_name)
+        if self.device is not None and not any(begun.checkpoints.glob("[!.]*")):  # it goes on in the precision it had
+            self._repeats.check(run, precision)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(run name, sentence) of the largest run, when there is not the room it needs."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import preflight
+from benchmark import environment, preflight
 from benchmark.cli import main
 from benchmark.config import RunConfig, load
 from benchmark.engines.worker import check
@@ -203,3 +203,41 @@ def test_the_hash_of_images_covers_labels_pixels_and_halves() -> None:
         values[0] += 1
         assert images_hash(type(arrays)(**{**vars(arrays), name: values})) != known
     assert images_hash(type(arrays)(**vars(arrays))) == known
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_repeats_in_another_precision_are_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a run that would share a cell with a finished one, and that begins here, is refused."""
+
+    def auto(*overrides: str) -> RunConfig:
+        return a_run("training.precision=auto", *overrides)
+
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: False)
+    first = auto()
+    execute(first, RunFolder(tmp_path / "runs" / first.run_name), device="cpu")
+    seeds = ("training.seed=1", "stream.order_seed=1", "stream.subset_seed=1")
+    assert problems(auto(*seeds), tmp_path) == []
+
+    monkeypatch.setattr(environment, "has_fast_bf16", lambda device: True)
+    for seed in seeds:
+        assert problems(auto(seed), tmp_path) == [
+            f"training.precision=auto is bf16 on this machine, and {first.run_name}, which differs in seeds only, was "
+            "made in fp32: they must not be averaged, so go on where that was made, or give another --out."
+        ]
+    for other in (a_run("training.seed=1"), auto("training.lr=0.2"), auto("strategy=finetune")):
+        assert problems(other, tmp_path) == []
+    assert dict(check([auto("training.seed=1")], "auto", tmp_path, 1, here=False)) == {}
+
+    begun = auto("training.seed=1")
+    stop = StopRequest()
+
+    def progress(event: dict) -> None:
+        stop.requested = event["experience"] == 1
+
+    with pytest.raises(Interrupted):
+        execute(begun, RunFolder(tmp_path / "runs" / begun.run_name), progress, "cpu", stop)
+    assert problems(begun, tmp_path) == []
+    both = dict(check([begun, auto("training.seed=2")], "cpu", tmp_path, 1))
+    assert list(both) == [auto("training.seed=2").run_name]
