@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,9 +84,9 @@ class Preflight:
         self.sharing = workers if sharing is None else sharing
         self.sizes: dict[str, Sizes] = {}  # by run
         self._measured: dict[tuple[Any, ...], Sizes] = {}
-        self._repeats = Repeats(directory)
+        self._repeats: Repeats | None = None
         self._precisions: dict[str, str] = {}  # by run, what auto is here
-        self._recorded: dict[str, tuple[str, str]] | None = None  # dataset -> (hash of its images, a run)
+        self._recorded: dict[str, tuple[str, str]] = {}  # dataset -> (hash of its images, a run)
         self._hashes: dict[int, str] = {}
 
     def add(self, run: RunConfig, prepared: Prepared) -> None:
@@ -94,11 +94,12 @@ class Preflight:
         from benchmark.environment import resolve
 
         recipe, benchmark, arrays = prepared
+        if self._repeats is None:
+            begun = _begun_runs(self.directory)
+            self._repeats, self._recorded = Repeats(begun), _recorded_images(begun)
         precision = resolve(run, benchmark, self.device or "cpu").precision
         self._check_repeats(run, precision)
         dataset = _identity(run.dataset.model_dump(mode="json"))
-        if self._recorded is None:
-            self._recorded = _recorded_images(self.directory)
         if dataset in self._recorded:
             wanted, name = self._recorded[dataset]
             if id(arrays) not in self._hashes:
@@ -124,7 +125,8 @@ class Preflight:
 
     def _check_repeats(self, run: RunConfig, precision: str) -> None:
         begun = RunFolder(self.directory / "runs" / run.run_name)
-        if self.device is not None and not any(begun.checkpoints.glob("[!.]*")):  # it goes on in the precision it had
+        goes_on = any(begun.checkpoints.glob("[!.]*"))  # in the precision it had
+        if self._repeats and self.device is not None and not goes_on:
             self._repeats.check(run, precision)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -272,14 +274,23 @@ def _identity(dataset: dict[str, Any]) -> str:
     return repr(sorted((k, v) for k, v in dataset.items() if k != "root" and v is not None))
 
 
-def _recorded_images(directory: Path) -> dict[str, tuple[str, str]]:
-    """Dataset -> (hash, run name), by the environment.json of the runs that the folder holds."""
-    found: dict[str, tuple[str, str]] = {}
+def _begun_runs(directory: Path) -> list[tuple[RunFolder, Any, Any]]:
+    """(folder, config, environment) of the runs that DIR holds, but for those whose files cannot be read."""
+    found = []
     for path in sorted((directory / "runs").glob("[!.]*")):
         folder = RunFolder(path)
-        with suppress(OSError, DamagedFile, LookupError, TypeError, AttributeError):  # such a run records nothing
-            digest = read_json(folder.environment)["dataset"]["sha256"]
-            found.setdefault(_identity(read_json(folder.config)["dataset"]), (digest, folder.name))
+        with suppress(OSError, DamagedFile):
+            found.append((folder, read_json(folder.config), read_json(folder.environment)))
+    return found
+
+
+def _recorded_images(begun: Iterable[tuple[RunFolder, Any, Any]]) -> dict[str, tuple[str, str]]:
+    """Dataset -> (hash, run name), by what the runs recorded."""
+    found: dict[str, tuple[str, str]] = {}
+    for folder, config, environment in begun:
+        with suppress(LookupError, TypeError, AttributeError):  # damaged: such a run records nothing
+            digest = environment["dataset"]["sha256"]
+            found.setdefault(_identity(config["dataset"]), (digest, folder.name))
     return found
 
 

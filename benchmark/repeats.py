@@ -6,31 +6,28 @@ that goes on on another machine is told before hours are spent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
 from benchmark.overrides import override
-from benchmark.store import DamagedFile, RunFolder, read_json
+from benchmark.store import RunFolder
 
 UNSEEDED = {"stream.order_seed": 0, "stream.subset_seed": 0, "stream.rank_seed": 0, "training.seed": 0}
 
 
 class Repeats:
-    """The finished runs below DIR whose precision was left to the machine, by method."""
+    """The finished ones of some runs, (folder, config, environment), whose precision was left to the machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, begun: Iterable[tuple[RunFolder, Any, Any]]) -> None:
         self._found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # method -> (precision, name, config)
-        for path in sorted((directory / "runs").glob("[!.]*")):
-            folder = RunFolder(path)
-            with suppress(OSError, DamagedFile, LookupError, TypeError, AttributeError):  # such a run tells nothing
-                config = read_json(folder.config)
+        for folder, config, environment in begun:
+            with suppress(LookupError, TypeError, AttributeError):  # damaged: such a run tells nothing
                 if folder.result.exists() and config["training"]["precision"] == "auto":
-                    precision = read_json(folder.environment)["resolved"]["precision"]
-                    self._found.setdefault(config["strategy"]["name"], []).append((precision, folder.name, config))
+                    row = environment["resolved"]["precision"], folder.name, config
+                    self._found.setdefault(config["strategy"]["name"], []).append(row)
 
     def check(self, run: RunConfig, precision: str) -> None:
         """Raise UserError when a repeat of `run`, which would train in `precision` here, was made in another."""
