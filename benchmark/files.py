@@ -75,7 +75,7 @@ def create(path: str | Path, data: bytes) -> None:
         except FileNotFoundError:  # who made `path` removed the leftovers of others
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         except FileExistsError:
-            if temporary.stat().st_nlink != 2:  # else it is ours: a network lost the answer, and asked again
+            if _links(temporary) != 2:  # else it is ours: a network lost the answer, and asked again
                 raise
         except OSError as error:
             if error.errno not in NO_LINKS:
@@ -90,6 +90,14 @@ def create(path: str | Path, data: bytes) -> None:
         with suppress(OSError):
             path.unlink()
         raise
+
+
+def _links(path: Path) -> int:
+    """How many names the file has: 0 when it is gone."""
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -286,6 +286,31 @@ def test_a_network_that_loses_the_answer_to_a_link_and_asks_again(
         assert names(tmp_path) == ["claim.0001.json"] and held.number == 1
 
 
+def test_the_loser_of_a_link_whose_file_the_winner_removes_finds_the_run_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The winner may tidy up between the link that fails and the look at how often the loser's file is linked."""
+    link = os.link
+    winners = []
+
+    def beaten(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        kept = source.read_bytes()
+        with hold(tmp_path) as other:
+            source.write_bytes(kept)
+            try:
+                link(source, target)
+            finally:
+                source.unlink()
+                winners.append(other.number)
+
+    monkeypatch.setattr(os, "link", beaten)
+    with pytest.raises(AlreadyRunning), hold(tmp_path):
+        pass
+    assert winners == [1]
+    assert names(tmp_path) == ["claim.0001.json"]
+
+
 def test_what_killed_writes_of_claims_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the next owner; a worker that was about to claim the same number finds it taken."""
     write_claim(tmp_path, 1, age=1000)
