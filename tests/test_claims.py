@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmark import claims, files
-from benchmark.claims import AlreadyRunning, ClaimLost, hold, newest
+from benchmark.claims import AlreadyRunning, Claim, ClaimLost, hold, newest
 from benchmark.store import RunFolder, load_runs
 
 ELSEWHERE = {"host": "far", "pid": 1, "process_start": 1, "machine": "another boot", "since": 0.0, "lease": 100.0}
@@ -335,18 +336,29 @@ def test_what_killed_writes_of_claims_left_is_removed(tmp_path: Path, monkeypatc
 # --- signs of life ----------------------------------------------------------------------------------------------------
 
 
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes to hold; a busy machine may take its time."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
 def test_an_owner_gives_signs_of_life_and_tells_its_progress(tmp_path: Path) -> None:
+    def heard() -> Claim:
+        found = newest(tmp_path)
+        assert found is not None
+        return found
+
     with hold(tmp_path, lease=0.4) as held:
-        first = newest(tmp_path)
+        first = heard()
         held.progress = {"epoch": 3}
-        time.sleep(0.6)
-        later = newest(tmp_path)
-    assert first is not None and later is not None and later.heard > first.heard
-    assert later.owner["progress"] == {"epoch": 3} and later.owner["pid"] == os.getpid()
-    released = newest(tmp_path)
-    assert released is not None and released.owner["released"] is True
+        assert soon(lambda: heard().heard > first.heard and heard().owner.get("progress") == {"epoch": 3})
+        assert heard().owner["pid"] == os.getpid()
+    released = heard()
+    assert released.owner["released"] is True
     time.sleep(0.2)
-    assert newest(tmp_path) == released
+    assert heard() == released
 
 
 def test_a_full_disk_does_not_silence_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,8 +369,7 @@ def test_a_full_disk_does_not_silence_an_owner(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(claims, "write_json", full)
         path = tmp_path / "claim.0001.json"
         os.utime(path, (0, 0))
-        time.sleep(0.3)
-        assert time.time() - path.stat().st_mtime < 10
+        assert soon(lambda: path.stat().st_mtime > 0)
 
 
 def test_a_claim_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,9 @@ def test_counts_of_the_first_arrivals(cifar_like):
 
 
 def test_building_is_fast(cifar_like):
-    began = time.perf_counter()
+    began = time.process_time()  # however busy the machine is
     long_tailed_benchmark(cifar_like, profile="conventional")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_labels_and_images_follow_the_arrival_order():
