@@ -113,6 +113,25 @@ def centre_crop(images: Tensor, crop_size: int | None) -> Tensor:
     return images[:, top : top + crop_size, left : left + crop_size]
 
 
+def batch_sizes(n: int, batch_size: int, last_batch: str) -> list[int]:
+    """Sizes of the batches of n images.
+
+    keep : full batches, then what is left, as the papers' loaders have it. Where that is a few images, the running
+        statistics of batch norm end every epoch on them.
+    even : the last two batches share their images evenly: as many steps, none of fewer images than half a batch.
+
+    A last batch of one image joins the one before: batch norm cannot use a single value.
+    """
+    full, left = divmod(n, batch_size)
+    sizes = [batch_size] * full + [left] * (left > 0)
+    if full and left and last_batch == "even":
+        last_two = batch_size + left
+        sizes[-2:] = [last_two - last_two // 2, last_two // 2]
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [sizes[-2] + 1]
+    return sizes
+
+
 @dataclass
 class InMemoryBatches:
     """Iterates over `[x, y, t]`: x float (B, 3, h, w) in channels_last layout, y labels, t zeros (B,) (one task)."""
@@ -122,6 +141,7 @@ class InMemoryBatches:
     visits: int  # samples in one pass
     labels: Tensor  # (N,) or, of a multi-label dataset, (N, C)
     batch_size: int
+    last_batch: str  # see `batch_sizes`
     augment: Augment
     order: Callable[[], Tensor]
     generator: torch.Generator
@@ -130,14 +150,7 @@ class InMemoryBatches:
     device: torch.device
 
     def __len__(self) -> int:
-        return len(self._sizes(self.visits))
-
-    def _sizes(self, n: int) -> list[int]:
-        """Batch sizes; a last batch of one image joins the one before (batch norm cannot use a single value)."""
-        sizes = [self.batch_size] * (n // self.batch_size) + [n % self.batch_size] * (n % self.batch_size > 0)
-        if len(sizes) > 1 and sizes[-1] == 1:
-            sizes[-2:] = [sizes[-2] + 1]
-        return sizes
+        return len(batch_sizes(self.visits, self.batch_size, self.last_batch))
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         return self.iterate_from(0)
@@ -145,7 +158,8 @@ class InMemoryBatches:
     def iterate_from(self, first: int) -> Iterator[list[Tensor]]:
         """The batches from number `first` on. Their order is drawn now; no image before them is read or augmented."""
         order = self.order()
-        return self._make(order.split(self._sizes(len(order)))[first:] if len(order) else ())
+        sizes = batch_sizes(len(order), self.batch_size, self.last_batch)
+        return self._make(order.split(sizes)[first:] if sizes else ())
 
     def _pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The stored images of every batch, uint8 (B, H, W, 3)."""
@@ -178,8 +192,9 @@ class ArrayLoader:
         arrays: ImageArrays | None,
         augmentation: str,
         device: str | torch.device = "cpu",
+        last_batch: str = "keep",
     ) -> None:
-        self.images = images
+        self.images, self.last_batch = images, last_batch
         self.device = torch.device(device)
         self.augments = augmentation != "none"
         if images is not None:
@@ -202,7 +217,8 @@ class ArrayLoader:
         """Batches of `dataset`: shuffled by `generator` and augmented if `train`, else in order.
 
         sampler : positions to visit instead, in this order (a class-balanced second stage, for instance); a Sampler
-            draws them anew in every pass, from `generator` if a resumed epoch is to repeat them.
+            draws them anew in every pass, from `generator` if a resumed epoch is to repeat them. Its batches are
+            full ones: it may have composed them.
         """
         if self.images is None or not hasattr(dataset, "sample_index"):
             dataset = dataset.train() if train else dataset.eval()
@@ -220,8 +236,8 @@ class ArrayLoader:
             return torch.randperm(n, generator=generator) if train else torch.arange(n)
 
         return InMemoryBatches(
-            source, rows, n, torch.from_numpy(labels), batch_size, self.augment if train else self.plain, order,
-            generator, self.scale, self.offset, self.device,
+            source, rows, n, torch.from_numpy(labels), batch_size, self.last_batch if train and sampler is None else "keep",
+            self.augment if train else self.plain, order, generator, self.scale, self.offset, self.device,
         )  # fmt: skip
 
     def _source(self, index: np.ndarray) -> tuple[Tensor | np.ndarray, np.ndarray]:

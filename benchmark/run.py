@@ -82,7 +82,8 @@ def execute(
     )
     write_json(folder.stream, benchmark.info.to_json())
 
-    loader = ArrayLoader(benchmark.images, arrays, run.training.augmentation, resolved.device)
+    training = run.training
+    loader = ArrayLoader(benchmark.images, arrays, training.augmentation, resolved.device, training.last_batch)
     observers = [DiagnosticsPlugin()] if run.metrics.diagnostics else []
     learner = build_learner(run, recipe, loader, resolved, observers)
     experiences = list(benchmark.train_stream)

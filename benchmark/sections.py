@@ -84,13 +84,15 @@ class MemoryConfig(Section):
 class TrainingConfig(Section):
     """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs.
 
-    `checkpoint_minutes`: time between two checkpoints inside an experience. `keep`: which experiences' final weights
-    stay in the run's folder, as weights/NN.pt. `loggers`: see `benchmark.loggers`.
+    `last_batch`: what becomes of images that fill no batch, see `benchmark.loading.batch_sizes`. `checkpoint_minutes`:
+    time between two checkpoints inside an experience. `keep`: which experiences' final weights stay in the run's
+    folder, as weights/NN.pt. `loggers`: see `benchmark.loggers`.
     """
 
     backbone: str = "resnet32"
     epochs: int = Field(default=160, ge=1)
     batch_size: int = Field(default=128, ge=1)
+    last_batch: Literal["keep", "even"] = "keep"
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)

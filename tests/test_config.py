@@ -319,7 +319,7 @@ def all_changes() -> list[dict[str, Any]]:
         "stream.order_seed": 1, "stream.subset_seed": 1, "stream.rank_seed": 1, "stream.evaluate": "holdout",
         "stream.experiences": 2, "strategy.name": "lwf",
         "memory.budget": 5, "memory.mode": "total", "memory.selection": "random", "training.backbone": "resnet20",
-        "training.epochs": 2, "training.batch_size": 64, "training.lr": 0.2, "training.momentum": 0.5,
+        "training.epochs": 2, "training.batch_size": 64, "training.last_batch": "even", "training.lr": 0.2, "training.momentum": 0.5,
         "training.weight_decay": 0, "training.schedule": "cosine", "training.milestones": [0.3], "training.gamma": 0.2,
         "training.warmup_epochs": 1, "training.augmentation": "none", "training.precision": "fp32",
         "training.compile": "off", "training.seed": 1, "metrics.groups": [10, 50],
