@@ -235,8 +235,9 @@ class ArrayLoader:
                 return torch.as_tensor(list(sampler) if isinstance(sampler, Sampler) else sampler, dtype=torch.long)
             return torch.randperm(n, generator=generator) if train else torch.arange(n)
 
+        last_batch = self.last_batch if train and sampler is None else "keep"
         return InMemoryBatches(
-            source, rows, n, torch.from_numpy(labels), batch_size, self.last_batch if train and sampler is None else "keep",
+            source, rows, n, torch.from_numpy(labels), batch_size, last_batch,
             self.augment if train else self.plain, order, generator, self.scale, self.offset, self.device,
         )  # fmt: skip
 

@@ -22,6 +22,7 @@ from benchmark.loading import (
     PAD,
     ArrayLoader,
     attribute_array,
+    batch_sizes,
     centre_crop,
     jitter_brightness,
     make_augment,
@@ -272,6 +273,44 @@ def test_a_last_batch_of_one_image_joins_the_one_before(images: int, size: int, 
     batches = ArrayLoader(stream.images, arrays, "none")(dataset, size, train=True, generator=seeded())
     assert [len(batch[0]) for batch in batches] == sizes
     assert len(batches) == len(sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "sizes"),
+    [
+        (579, 64, [64] * 8 + [34, 33]),  # in place of nine of 64 and one of 3
+        (130, 64, [64, 33, 33]),
+        (128, 64, [64, 64]),
+        (65, 64, [33, 32]),
+        (5, 64, [5]),
+        (3, 2, [3]),  # half a batch would be one image
+        (0, 64, []),
+    ],
+)
+def test_the_last_two_batches_may_share_their_images(images: int, size: int, sizes: list[int]) -> None:
+    assert batch_sizes(images, size, "even") == sizes
+    assert len(sizes) == len(batch_sizes(images, size, "keep")) + (images == 65)  # as many steps; there one is merged
+
+
+@pytest.mark.parametrize("n", range(1, 40))
+def test_even_batches_hold_every_image_and_none_is_small(n: int) -> None:
+    for size in range(2, 12):
+        sizes = batch_sizes(n, size, "even")
+        assert sum(sizes) == n
+        assert len(sizes) == 1 or (min(sizes) >= max(size / 2, 2) and max(sizes) <= max(size, 3))
+
+
+def test_even_batches_have_the_images_of_full_ones_in_the_same_order() -> None:
+    """For training; evaluation and a sampler, which composes its batches, have full ones."""
+    stream, arrays = small_stream()
+    dataset = stream.train_stream[0].dataset.subset(list(range(22)))
+    keep = ArrayLoader(stream.images, arrays, "none")
+    even = ArrayLoader(stream.images, arrays, "none", last_batch="even")
+    wanted, found = (list(loader(dataset, 10, True, seeded())) for loader in (keep, even))
+    assert [len(x) for x, *_ in found] == [10, 6, 6]
+    assert torch.equal(torch.cat([x for x, *_ in found]), torch.cat([x for x, *_ in wanted]))
+    assert [len(x) for x, *_ in even(dataset, 10, False)] == [10, 10, 2]
+    assert [len(x) for x, *_ in even(dataset, 10, True, seeded(), sampler=list(range(22)))] == [10, 10, 2]
 
 
 def test_a_sampler_says_which_images_and_in_which_order() -> None:

@@ -62,7 +62,7 @@ def test_killed_runs_end_as_if_they_had_not_been(strategy: str, tmp_path: Path) 
 @pytest.mark.parametrize("changes", [
     {"memory__mode": "total", "memory__budget": 7},
     {"memory__selection": "random"},
-    {"training__augmentation": "crop_jitter", "training__schedule": "cosine"},
+    {"training__augmentation": "crop_jitter", "training__schedule": "cosine", "training__last_batch": "even"},
     {"training__precision": "bf16"},
     {"stream__protocol": "lfh", "stream__holdout": 0.2},
     {"training__backbone": "resnet20", "training__epochs": 1},

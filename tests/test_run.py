@@ -13,12 +13,12 @@ import pytest
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
-from small_run import EPOCHS, REPEATABLE, config, done, interrupt, repeatable
+from small_run import EPOCHS, REPEATABLE, TINY, config, done, interrupt, repeatable
 
 from benchmark import environment, run
 from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
-from benchmark.loading import ArrayLoader
+from benchmark.loading import ArrayLoader, batch_sizes
 from benchmark.store import RunFolder, read_json, read_jsonl, write_bytes
 from strategies.memory import concatenate
 
@@ -110,6 +110,25 @@ def test_the_training_seed_draws_the_first_weights_and_nothing_else_does() -> No
 
     assert torch.equal(first_weights(), first_weights(stream__order_seed=1, stream__subset_seed=1))
     assert not torch.equal(first_weights(), first_weights(training__seed=1))
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "even"])
+def test_a_run_trains_on_the_batches_it_names(last_batch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, trained = run.build_learner, []
+
+    def watched(*args: Any) -> Any:
+        learner = build(*args)
+        learner.model.register_forward_pre_hook(
+            lambda model, inputs: trained.append(len(inputs[0])) if model.training else None
+        )
+        return learner
+
+    monkeypatch.setattr(run, "build_learner", watched)
+    folder = done(config("finetune", **TINY, training__batch_size=9, training__last_batch=last_batch), tmp_path / "run")
+    info = read_json(folder.stream)
+    first, second = sum(info["train_counts"][:2]), sum(info["train_counts"][2:])
+    assert first % 9 or second % 9
+    assert trained == batch_sizes(first, 9, last_batch) + batch_sizes(second, 9, last_batch)
 
 
 @pytest.mark.parametrize(("keep", "files"), [("last", ["02.pt"]), ("each", ["00.pt", "01.pt", "02.pt"])])
