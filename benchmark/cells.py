@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark import grouping
+from benchmark import grouping, last_batch
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
 from benchmark.metrics_multilabel import LABELS, THRESHOLDS
@@ -217,7 +217,8 @@ def about(summary: pd.DataFrame) -> list[str]:
     rows = label_rows(summary)
     lines += [_unlike(rows, c) for c in grouping.RESOLVED if rows.groupby("setting")[c].nunique().max() > 1]
     protocol = grouping.protocol_notes(rows)
-    return [*lines, *protocol, "Classifier: the network's head, unless the method names another."]
+    classifier = "Classifier: the network's head, unless the method names another."
+    return [*lines, *protocol, classifier, *last_batch.note(summary)]
 
 
 def _unlike(rows: pd.DataFrame, column: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark import datasets, metrics, metrics_multilabel
+from benchmark import datasets, last_batch, metrics, metrics_multilabel
 from benchmark.config import NOT_SCIENCE, RunConfig
 from benchmark.markup import printable, to_csv
 from benchmark.store import DamagedFile, RunRecord, config_hash, load_runs, mapping, read_json, write_text
@@ -89,6 +89,7 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
     `curves` holds finished runs only. Multi-label metrics follow the single-label columns; unknown names come last.
     Both carry `find_variants(records)` in `.attrs["variants"]`, for tables and figures, and in `.attrs["runs"]` the
     folder of the runs, for metrics that are computed from them. `.attrs["held_out"]`: some are trials (`imcil tune`).
+    `.attrs["small_batches"]`: `last_batch.find_small(records)`.
     """
     abouts: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
@@ -106,9 +107,9 @@ def summarise_runs(records: Sequence[RunRecord]) -> tuple[pd.DataFrame, pd.DataF
             values.append({})
             curves.append({})
     frames = _summary_frame(abouts, values), _curves_frame(abouts, curves)
-    variants = find_variants(records)
+    variants, small = find_variants(records), last_batch.find_small(records)
     for frame in frames:
-        frame.attrs["variants"] = variants
+        frame.attrs["variants"], frame.attrs["small_batches"] = variants, small
         if records:
             frame.attrs["runs"] = str(records[0].path.parent)
             frame.attrs["held_out"] = any(
