@@ -1,8 +1,9 @@
 """Runs in which an experience ends every epoch on a few images, found from what they recorded: a note under tables.
 
-The running statistics of batch norm move by a tenth with every batch, so the last one of an epoch weighs a tenth in
-them: with a few images in it, evaluation can lose ten points (`benchmark.loading.batch_sizes`, README). Which method is
-hit, and at which experience, follows from the counts of images, hold-out and memory, not from its merit.
+A step on a few images is as long as one on a full batch, and batch norm normalises them by their own few values: such
+steps, one an epoch, cost up to nine points of average accuracy (README). What they harm are the weights; the running
+statistics of batch norm, computed anew from full batches, change nothing. Which method is hit, and at which experience,
+follows from the counts of images, hold-out and memory, not from its merit.
 """
 
 from __future__ import annotations
@@ -64,6 +65,6 @@ def note(summary: pd.DataFrame) -> list[str]:
     told = ", ".join(f"{strategy} ({worst[strategy][0]} of {worst[strategy][1]})" for strategy in named[:NAMED])
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return [
-        f"In {len(strategies)} of {len(runs)} runs an experience ends every epoch on a batch of few images, on which "
-        f"batch norm's statistics then lean: {told}{more}. training.last_batch=even shares them."
+        f"In {len(strategies)} of {len(runs)} runs an experience ends every epoch on a batch of few images, "
+        f"which may lower its accuracy: {told}{more}. training.last_batch=even avoids it."
     ]

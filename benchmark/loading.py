@@ -116,8 +116,8 @@ def centre_crop(images: Tensor, crop_size: int | None) -> Tensor:
 def batch_sizes(n: int, batch_size: int, last_batch: str) -> list[int]:
     """Sizes of the batches of n images.
 
-    keep : full batches, then what is left, as the papers' loaders have it. Where that is a few images, the running
-        statistics of batch norm end every epoch on them.
+    keep : full batches, then what is left, as the papers' loaders have it. A few images left are a step like any
+        other, and accuracy suffers from it (README, "A small last batch").
     even : the last two batches share their images evenly: as many steps, none of fewer images than half a batch.
 
     A last batch of one image joins the one before: batch norm cannot use a single value.
