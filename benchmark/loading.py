@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from benchmark.prefetch import LARGE, gather, read_ahead
+from strategies.batches import batch_sizes
 from strategies.features import targets_array
 from strategies.transfer import sent
 
@@ -113,25 +114,6 @@ def centre_crop(images: Tensor, crop_size: int | None) -> Tensor:
     return images[:, top : top + crop_size, left : left + crop_size]
 
 
-def batch_sizes(n: int, batch_size: int, last_batch: str) -> list[int]:
-    """Sizes of the batches of n images.
-
-    keep : full batches, then what is left, as the papers' loaders have it. A few images left are a step like any
-        other, and accuracy suffers from it (README, "A small last batch").
-    even : the last two batches share their images evenly: as many steps, none of fewer images than half a batch.
-
-    A last batch of one image joins the one before: batch norm cannot use a single value.
-    """
-    full, left = divmod(n, batch_size)
-    sizes = [batch_size] * full + [left] * (left > 0)
-    if full and left and last_batch == "even":
-        last_two = batch_size + left
-        sizes[-2:] = [last_two - last_two // 2, last_two // 2]
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [sizes[-2] + 1]
-    return sizes
-
-
 @dataclass
 class InMemoryBatches:
     """Iterates over `[x, y, t]`: x float (B, 3, h, w) in channels_last layout, y labels, t zeros (B,) (one task)."""
@@ -141,7 +123,7 @@ class InMemoryBatches:
     visits: int  # samples in one pass
     labels: Tensor  # (N,) or, of a multi-label dataset, (N, C)
     batch_size: int
-    last_batch: str  # see `batch_sizes`
+    last_batch: str  # see `strategies.batches`
     augment: Augment
     order: Callable[[], Tensor]
     generator: torch.Generator
@@ -217,8 +199,7 @@ class ArrayLoader:
         """Batches of `dataset`: shuffled by `generator` and augmented if `train`, else in order.
 
         sampler : positions to visit instead, in this order (a class-balanced second stage, for instance); a Sampler
-            draws them anew in every pass, from `generator` if a resumed epoch is to repeat them. Its batches are
-            full ones: it may have composed them.
+            draws them anew in every pass, from `generator` if a resumed epoch is to repeat them.
         """
         if self.images is None or not hasattr(dataset, "sample_index"):
             dataset = dataset.train() if train else dataset.eval()
@@ -235,7 +216,7 @@ class ArrayLoader:
                 return torch.as_tensor(list(sampler) if isinstance(sampler, Sampler) else sampler, dtype=torch.long)
             return torch.randperm(n, generator=generator) if train else torch.arange(n)
 
-        last_batch = self.last_batch if train and sampler is None else "keep"
+        last_batch = self.last_batch if train else "keep"
         return InMemoryBatches(
             source, rows, n, torch.from_numpy(labels), batch_size, last_batch,
             self.augment if train else self.plain, order, generator, self.scale, self.offset, self.device,

@@ -84,7 +84,7 @@ class MemoryConfig(Section):
 class TrainingConfig(Section):
     """Backbone and optimiser, the same in every experience. Milestones are fractions of the epochs.
 
-    `last_batch`: what becomes of images that fill no batch, see `benchmark.loading.batch_sizes`. `checkpoint_minutes`:
+    `last_batch`: what becomes of images that fill no batch, see `strategies.batches`. `checkpoint_minutes`:
     time between two checkpoints inside an experience. `keep`: which experiences' final weights stay in the run's
     folder, as weights/NN.pt. `loggers`: see `benchmark.loggers`.
     """

@@ -17,6 +17,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from strategies.batches import last_batch_of
 from strategies.distillation import TeacherPlugin
 from strategies.features import training_batches
 from strategies.losses import asymmetric_distillation_loss, asymmetric_loss, full_precision
@@ -64,14 +65,21 @@ class AsymmetricDistillationPlugin(TeacherPlugin):
 class SharedOrder(Sampler[int]):
     """Positions of an epoch in which every new image comes once and every batch has a fixed part from memory.
 
-    Memory is gone through in random order, again from the start when it runs out. The last batch may be shorter, with
-    the same share. Positions [0, num_new) are new images, the others memory.
+    Memory is gone through in random order, again from the start when it runs out. The last batch may be shorter, or the
+    last two (`strategies.batches`), with the same share. Positions [0, num_new) are new images, the others memory.
     """
 
     def __init__(
-        self, num_new: int, num_memory: int, batch_size: int, share: float, generator: torch.Generator
+        self,
+        num_new: int,
+        num_memory: int,
+        batch_size: int,
+        share: float,
+        generator: torch.Generator,
+        last_batch: str = "keep",
     ) -> None:
         self.num_new, self.num_memory, self.generator = num_new, num_memory, generator
+        self.last_batch = last_batch
         self.replayed = min(max(round(share * batch_size), 1), batch_size - 1)  # in a full batch
         self.fresh = batch_size - self.replayed
 
@@ -79,7 +87,13 @@ class SharedOrder(Sampler[int]):
         """(new, replayed) images of every batch."""
         full, rest = divmod(self.num_new, self.fresh)
         last = [(rest, round(rest * self.replayed / self.fresh))] if rest else []
-        return [(self.fresh, self.replayed)] * full + last
+        sizes = [(self.fresh, self.replayed)] * full + last
+        if full and last and self.last_batch == "even":
+            new, replayed = map(sum, zip(*sizes[-2:], strict=True))
+            fresh = new - new // 2
+            first = (fresh, new + replayed - (new + replayed) // 2 - fresh)
+            sizes[-2:] = [first, (new - fresh, replayed - first[1])]
+        return sizes
 
     def __len__(self) -> int:
         return sum(map(sum, self._sizes()))
@@ -115,7 +129,9 @@ class MemoryShare(SupervisedPlugin):
             generator = strategy.generator
         else:  # a stock Avalanche strategy
             generator = torch.Generator().manual_seed(derive_seed(self.seed, strategy.experience.current_experience))
-        order = SharedOrder(new, everything - new, strategy.train_mb_size, self.share, generator)
+        order = SharedOrder(
+            new, everything - new, strategy.train_mb_size, self.share, generator, last_batch_of(strategy)
+        )
         strategy.dataloader = training_batches(
             strategy, strategy.adapted_dataset, strategy.train_mb_size, generator, sampler=order
         )

@@ -10,8 +10,8 @@ import results_folder
 from small_run import config, done
 
 from benchmark import last_batch, store, tables
-from benchmark.loading import batch_sizes
 from benchmark.summary import all_runs, summarise
+from strategies.batches import batch_sizes
 
 EPOCHS = 10
 

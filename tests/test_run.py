@@ -18,8 +18,9 @@ from small_run import EPOCHS, REPEATABLE, TINY, config, done, interrupt, repeata
 from benchmark import environment, run
 from benchmark.config import RunConfig, validated
 from benchmark.errors import UserError
-from benchmark.loading import ArrayLoader, batch_sizes
+from benchmark.loading import ArrayLoader
 from benchmark.store import RunFolder, read_json, read_jsonl, write_bytes
+from strategies.batches import batch_sizes
 from strategies.memory import concatenate
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmark import models, workbench
 from benchmark.contract import make_workbench
 from benchmark.workbench import FROM_SCRATCH, Trained, differences
+from strategies.batches import batch_sizes
 from strategies.features import extract_features, targets_array
 from strategies.memory import ExemplarMemoryPlugin
 from strategies.ml_joint import MultiLabelJoint
@@ -117,6 +118,24 @@ def test_every_batch_has_its_share_of_memory(new: int, memory: int, share: float
     assert all(sum(p >= new for p in batch) == round(10 * share) for batch in full)
     replayed = np.bincount([p - new for p in first if p >= new], minlength=memory)
     assert replayed.max() - replayed.min() <= 1 and len(replayed) == memory
+
+
+@pytest.mark.parametrize(
+    ("new", "memory", "share"), [(23, 4, 0.5), (8, 30, 0.25), (3, 2, 0.5), (20, 7, 0.9), (25, 9, 0.5)]
+)
+def test_the_last_two_batches_share_memory_evenly_too(new: int, memory: int, share: float) -> None:
+    keep, even = (
+        SharedOrder(new, memory, 10, share, torch.Generator().manual_seed(0), last_batch)
+        for last_batch in ("keep", "even")
+    )
+    found = list(even)
+    assert found.count(0) == 1 and sorted(found) == sorted(keep), "the same images, in other batches"
+    place = 0
+    for size in batch_sizes(len(even), 10, "even"):
+        replayed = sum(p >= new for p in found[place : place + size])
+        assert replayed == pytest.approx(size * round(10 * share) / 10, abs=1)
+        place += size
+    assert place == len(found)
 
 
 def test_the_share_is_what_the_learner_trains_on() -> None:
