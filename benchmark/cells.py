@@ -201,7 +201,17 @@ def notes(summary: pd.DataFrame, found: pd.DataFrame, bold: bool = False) -> lis
         )
     if (found["done"] < found["expected"]).any():
         lines.append("(a/b): a of the b runs of this cell are finished.")
+    lines += _fewer(complete)
     return [*lines, *about(summary)]
+
+
+def _fewer(found: pd.DataFrame) -> list[str]:
+    """Which methods have fewer seeds than the others of their setting: their means are over other streams."""
+    short = found[found["n"] < found.groupby("setting")["n"].transform("max")]
+    told = [f"{n}: {', '.join(sorted(set(part['method'])))}" for n, part in short.groupby("n")]
+    if not told:
+        return []
+    return [f"Fewer seeds than others of their column, to be compared by paired differences ({'; '.join(told)})."]
 
 
 def about(summary: pd.DataFrame) -> list[str]:

@@ -196,6 +196,18 @@ def test_methods_by_settings_with_one_row_per_classifier(results):
     ]
 
 
+def test_methods_with_fewer_seeds_than_others_of_their_column_are_named(tmp_path):
+    for method, protocol, seeds in (("dgr", "lfs", 4), ("bic", "lfs", 2), ("wa", "lfs", 3), ("wa", "lfh", 3)):
+        for seed in range(seeds):
+            fake.write_run(tmp_path, fake.config(method, protocol, seed=seed))
+    notes = table_of(tmp_path).attrs["notes"]
+    assert "n = 2 to 4 seeds" in notes[0]
+    assert notes[1].startswith("Fewer seeds than others of their column") and notes[1].endswith("(2: bic; 3: wa).")
+    unfinished = fake.config("bic", seed=2)
+    fake.write_run(tmp_path, unfinished, finished=False)  # its cell says so itself
+    assert table_of(tmp_path).attrs["notes"][2].endswith("(3: wa).")
+
+
 def test_rows_are_best_first_or_in_the_given_order(tmp_path):
     for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
         fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
