@@ -36,9 +36,8 @@ def find_small(records: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
             left = [_left(line, size, epochs) for line in read_jsonl(RunFolder(record.path).cost)]
         except (OSError, DamagedFile, KeyError, TypeError, ValueError):
             continue
-        smallest = min((images for images in left if images), default=size)
-        if smallest < SMALL * size:
-            found[record.name] = (smallest, size)
+        if small := [images for images in left if 0 < images < SMALL * size]:
+            found[record.name] = (min(small), size)
     return found
 
 

@@ -69,6 +69,15 @@ def test_nothing_is_said_of_runs_that_do_not_tell(lines: list[dict[str, Any]], t
     assert last_batch.find_small(all_runs(tmp_path)) == {}
 
 
+@pytest.mark.parametrize("images", [[], [579]])
+def test_nothing_is_said_of_a_config_that_was_damaged(images: list[int], tmp_path: Path) -> None:
+    folder = store.RunFolder(tmp_path / "runs" / write(tmp_path, images))
+    content = store.read_json(folder.config)
+    content["training"]["batch_size"] = "many"
+    store.write_json(folder.config, content)
+    assert last_batch.find_small(all_runs(tmp_path)) == {}
+
+
 def test_tables_say_it_of_the_runs_they_show(tmp_path: Path) -> None:
     for name, left in {"dgr": 3, "gr": 5, "lucir": 4, "bic": 2, "wa": 6, "replay": 20}.items():
         write(tmp_path, [576 + left], name)
