@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import accounting, comparisons
+from benchmark import accounting, comparisons, tables_multilabel
 from benchmark.cells import (
     AVERAGE,
     CLASS_MEAN,
@@ -36,18 +36,15 @@ from benchmark.metrics import group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
 from benchmark.store import unlinked, write_text
 from benchmark.summary import summarise
+from benchmark.table_parts import GROUPS, GROUPS_NOTE, side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    Built = tuple[pd.DataFrame, pd.DataFrame]  # the numbers, one row per cell; the table as text
+    from benchmark.table_parts import Built
 
 WRITTEN = ("average_accuracy_seen", "last_accuracy_seen", "forgetting")
 WRITTEN_MULTI = ("average_map", "last_map", "cf1_at_0.5", "of1_at_0.5", "fpr_at_0.5")
-GROUPS = ("many", "medium", "few")
-GROUPS_NOTE = (
-    "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20."
-)
 
 
 def default_metric(summary: pd.DataFrame) -> str:
@@ -137,7 +134,7 @@ def _main(summary: pd.DataFrame, metric: str | Metric | None, order: Sequence[st
 def _groups(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
     text = f"Accuracy of many-, medium- and few-shot classes: {LAST} {CLASS_MEAN}, by group. In percent."
     parts = {name: f"{name}_accuracy" for name in GROUPS}
-    return _parts(summary, parts, "last_accuracy_class_mean", order, text, [GROUPS_NOTE])
+    return side_by_side(summary, parts, "last_accuracy_class_mean", order, text, [GROUPS_NOTE])
 
 
 def _group_forgetting(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
@@ -158,18 +155,18 @@ def _group_forgetting(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built
         "recall; lower is better. In percent."
     )
     lines = [GROUPS_NOTE, "From metrics.jsonl; a dash where a run does not hold it or a group has no old class."]
-    return _parts(summary, parts, "forgetting", order, text, lines)
+    return side_by_side(summary, parts, "forgetting", order, text, lines)
 
 
 def _old_new(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
     text = f"Accuracy on old and new classes: {LAST} on test images of earlier experiences and of the last. In percent."
-    return _parts(summary, {"old": "old_accuracy", "new": "new_accuracy"}, "last_accuracy_seen", order, text)
+    return side_by_side(summary, {"old": "old_accuracy", "new": "new_accuracy"}, "last_accuracy_seen", order, text)
 
 
 def _class_mean(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
     text = f"Average incremental accuracy over images and over classes: {AVERAGE} {SEEN}, or {CLASS_MEAN}. In percent."
     parts = {"images": "average_accuracy_seen", "classes": "average_accuracy_class_mean"}
-    return _parts(summary, parts, "average_accuracy_class_mean", order, text)
+    return side_by_side(summary, parts, "average_accuracy_class_mean", order, text)
 
 
 def _memory(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
@@ -185,35 +182,6 @@ def _memory(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
         "bold": [],
     }
     return found, table
-
-
-def _parts(
-    summary: pd.DataFrame,
-    parts: Mapping[str, str],
-    overall: str,
-    order: Sequence[str],
-    text: str,
-    lines: Sequence[str] = (),
-) -> Built:
-    """Several metrics side by side under every setting; rows by the metric `overall`."""
-    import pandas as pd
-
-    found = {label: cells(summary, metric) for label, metric in parts.items()}
-    ranked = cells(summary, overall)
-    if ranked.empty:
-        raise UserError("These results hold no run that can be read.")
-    methods = row_order(ranked, order, ascending=lower_is_better(summary, overall))
-    pivots = {label: pivot(part, methods) for label, part in found.items()}
-    settings = list(next(iter(pivots.values())).columns)
-    table = pd.concat([pivots[label][setting] for setting in settings for label in parts], axis=1)
-    table.columns = pd.MultiIndex.from_product([settings, list(parts)], names=["setting", "group"])
-    bold = [
-        (method, (setting, label))
-        for label, metric in parts.items()
-        for method, setting in bold_cells(summary, found[label], metric)
-    ]
-    table.attrs = {"title": text, "notes": [*lines, *notes(summary, ranked, bool(bold))], "bold": bold}
-    return pd.concat([part.assign(group=label) for label, part in found.items()], ignore_index=True), table
 
 
 def _resolved(summary: pd.DataFrame, metric: str | Metric | None) -> tuple[pd.DataFrame, str]:
@@ -237,64 +205,7 @@ TABLES: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
     "ranks": lambda summary, order: comparisons.ranks_table(summary),
     "variance": lambda summary, order: comparisons.variance_table(summary),
 }
-# The same for multi-label results: several metrics side by side, {header: metric}.
-MULTI_LABEL = {
-    "average mAP": "average_map",
-    "last mAP": "last_map",
-    "CF1 .5": "cf1_at_0.5",
-    "CF1 .8": "cf1_at_0.8",
-    "OF1 .5": "of1_at_0.5",
-    "OF1 .8": "of1_at_0.8",
-    "FPR .5": "fpr_at_0.5",
-    "memory FPR .5": "memory_fpr_at_0.5",
-}
-RELABELING = {
-    "FPR before": "memory_label_fpr_before",
-    "FPR after": "memory_label_fpr_after",
-    "FNR before": "memory_label_fnr_before",
-    "FNR after": "memory_label_fnr_after",
-    "precision": "pseudo_precision",
-    "recall": "pseudo_recall",
-    "memory FPR .5": "memory_fpr_at_0.5",
-}
-
-
-def _multilabel(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
-    lines = [
-        "average mAP: mean over experiences; all else after the last. CF1: mean over classes of F1; OF1: F1 of all "
-        "entries; FPR: false-positive rate on test images, memory FPR: on exemplars (lower is better). "
-        ".5, .8: the threshold. Test images show at least one class seen.",
-    ]
-    return _parts(summary, MULTI_LABEL, "average_map", order, "Multi-label results. In percent.", lines)
-
-
-def _relabeling(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
-    if "pseudo_recall" not in summary.columns:
-        raise UserError("No finished run relabels its memory.")
-    names = set(summary.loc[summary["pseudo_recall"].notna(), "strategy"])
-    part = summary[summary["strategy"].isin(names)]
-    part.attrs = summary.attrs
-    lines = [
-        "False-positive and false-negative rate of the exemplars' labels on seen classes before and after the last "
-        "relabeling, missing ones read as negative before; precision and recall of the labels filled in last; memory "
-        "FPR: of the model's predictions on exemplars.",
-    ]
-    return _parts(part, RELABELING, "average_map", order, "Labels of exemplars under relabeling. In percent.", lines)
-
-
-def _map_groups(summary: pd.DataFrame, order: Sequence[str] = ()) -> Built:
-    parts = {name: f"{name}_map" for name in GROUPS}
-    return _parts(summary, parts, "last_map", order, f"mAP of classes by group, {LAST} in percent.", [GROUPS_NOTE])
-
-
-TABLES_MULTI: dict[str, Callable[[pd.DataFrame, Sequence[str]], Built]] = {
-    "multilabel": _multilabel,
-    "relabeling": _relabeling,
-    "map_groups": _map_groups,
-    "memory": _memory,
-}
-
-
+TABLES_MULTI = {**tables_multilabel.TABLES, "memory": _memory}  # the same for multi-label results
 # --- reading, writing, printing ---------------------------------------------------------------------------------------
 
 
