@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import grouping, last_batch
 from benchmark.errors import UserError, did_you_mean
 from benchmark.grouping import label_rows
+from benchmark.metrics import GROUPS
 from benchmark.metrics_multilabel import LABELS, THRESHOLDS
 from benchmark.pairs import PAIRS_FOR_BOLD, is_told_apart, paired_scores
 from benchmark.summary import IDENTITY, PROTOCOL
@@ -46,7 +47,7 @@ TITLES = {
 }
 LOWER_IS_BETTER = (
     "forgetting",
-    *(f"{group}_forgetting" for group in ("many", "medium", "few")),
+    *(f"{group}_forgetting" for group in GROUPS),
     *(f"{name}_at_{threshold}" for name in ("fpr", "memory_fpr") for threshold in THRESHOLDS),
     *(name for name in LABELS if "fpr" in name or "fnr" in name),
 )

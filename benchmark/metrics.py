@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Record = Mapping[str, Any]  # {"correct": C_t counts, "total": C_t counts}, classes in arrival order
 
+GROUPS = ("many", "medium", "few")
 AVERAGED = ("accuracy_seen", "accuracy_tasks", "accuracy_class_mean")
 LAST_ONLY = (
     "forgetting",
@@ -102,7 +103,7 @@ def group_accuracies(
     Many > groups[1], medium groups[0]..groups[1], few < groups[0] training images, by `profile_counts`: the counts in
     arrival order before any hold-out. A group without a seen class is nan.
     """
-    member = _members(sizes, profile_counts, groups)
+    member = group_members(sizes, profile_counts, groups)
     recalls = [quotients(correct, total) for correct, total in _counts(records, sizes)]
     return {name: np.array([mean_of_defined(r[mask[: len(r)]]) for r in recalls]) for name, mask in member.items()}
 
@@ -115,7 +116,7 @@ def group_forgetting(
     Averaged over the classes of earlier experiences; nan at step 0 and where a group has no such class. Groups and
     errors as for `group_accuracies`.
     """
-    member = _members(sizes, profile_counts, groups)
+    member = group_members(sizes, profile_counts, groups)
     forgotten: list[FloatArray] = []
     best = np.empty(0)
     for correct, total in _counts(records, sizes):
@@ -178,10 +179,10 @@ def _lower(a: npt.ArrayLike) -> FloatArray:
     return matrix
 
 
-def _members(
+def group_members(
     sizes: Sequence[int], profile_counts: Sequence[int], groups: Sequence[int]
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which classes are in which group. Raises ValueError on falling thresholds or too few counts."""
+    """Which classes (C,) are in which of `GROUPS`. Raises ValueError on falling thresholds or too few counts."""
     low, high = groups
     if low > high:
         raise ValueError(f"metrics.groups must be two rising thresholds such as [20, 100], got {list(groups)}.")

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.metrics import mean_of_defined, quotients
+from benchmark.metrics import GROUPS, group_members, mean_of_defined, quotients
 
 FloatArray = npt.NDArray[np.float64]
 Record = Mapping[str, Any]  # {"average_precision", "counts"} and, with a memory, "memory"; see `count_record`
 Counts = Mapping[str, Any]  # {"tp", "fp", "fn", "tn"}: one number or one per class
 
 THRESHOLDS = (0.5, 0.8)
-GROUPS = ("many", "medium", "few")
 AVERAGED = ("map",)
 AT_THRESHOLD = ("cf1", "cf1_of_means", "of1", "fpr")
 LAST_ONLY = (
@@ -165,9 +164,7 @@ def _step(
     precisions = np.array(record["average_precision"], dtype=np.float64)  # None becomes nan
     if precisions.shape != (num_seen,):
         raise ValueError(f"Experience {len(sizes) - 1}: expected {num_seen} seen classes, got {precisions.shape}.")
-    few, many = groups
-    images = np.asarray(profile_counts[:num_seen])
-    members = {"many": images > many, "medium": (images >= few) & (images <= many), "few": images < few}
+    members = group_members(sizes, profile_counts[:num_seen], groups)
     is_old = np.arange(num_seen) < num_old
     found: dict[str, float | int] = {"map": mean_of_defined(precisions), "num_seen_classes": num_seen}
     found |= {f"{name}_map": mean_of_defined(precisions[members[name]]) for name in GROUPS}

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     Built = tuple[pd.DataFrame, pd.DataFrame]  # the numbers, one row per cell; the table as text
 
-GROUPS = ("many", "medium", "few")
 GROUPS_NOTE = (
     "Groups by training images of the profile before hold-out; by default many > 100, medium 20-100, few < 20."
 )

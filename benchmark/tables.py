@@ -32,11 +32,11 @@ from benchmark.cells import (
 )
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import print_table, to_csv, to_latex, to_markdown
-from benchmark.metrics import group_forgetting
+from benchmark.metrics import GROUPS, group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
 from benchmark.store import unlinked, write_text
 from benchmark.summary import summarise
-from benchmark.table_parts import GROUPS, GROUPS_NOTE, side_by_side
+from benchmark.table_parts import GROUPS_NOTE, side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd

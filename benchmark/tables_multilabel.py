@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from benchmark.cells import LAST
 from benchmark.errors import UserError
-from benchmark.table_parts import GROUPS, GROUPS_NOTE, side_by_side
+from benchmark.metrics import GROUPS
+from benchmark.table_parts import GROUPS_NOTE, side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
