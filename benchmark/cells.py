@@ -224,6 +224,8 @@ def about(summary: pd.DataFrame) -> list[str]:
         lines.append(
             f"{len(damaged)} run folder{'s' * (len(damaged) > 1)} could not be read: {', '.join(damaged[:3])}{more}."
         )
+    if summary.attrs.get("where"):
+        lines.append(f"Only runs with {' and '.join(summary.attrs['where'])}.")
     lines += trials(summary)
     rows = label_rows(summary)
     lines += [_unlike(rows, c) for c in grouping.RESOLVED if rows.groupby("setting")[c].nunique().max() > 1]

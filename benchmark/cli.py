@@ -85,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         help_text = "import strategy and backbone files that a config names, not only those named on this command line"
         sub.add_argument("--allow-code", action="store_true", help=help_text)
 
+    def takes_conditions(sub: argparse.ArgumentParser) -> None:
+        help_text = "only these runs, e.g. stream.protocol=lfs 'strategy=[dgr, lucir]'"
+        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=help_text)
+
     def takes_engine(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--engine", default="local", help="where workers run: local (default), slurm or ray")
         sub.add_argument("--jobs", default="auto", help="worker processes; auto: one per CPU core, or per GPU")
@@ -133,11 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     help_text = (
         "one metric or table instead of all: a column of summary.csv, groups, ranks, …, or path/to/file.py:function"
     )
+    takes_conditions(table)
     table.add_argument("--metric", metavar="NAME", help=help_text)
     table.add_argument("--baseline", metavar="ROW", help="paired differences of every row to this one, with intervals")
     table.add_argument(
         "--per-class", action="store_true", help="write per_class.csv too: every class after each experience"
     )
+    table.add_argument("--out", type=Path, help="folder for the tables (default: DIRECTORY/tables, if of all runs)")
 
     status = add("status", "show the runs of a results folder: where they run, what failed, what is left", _status)
     status.add_argument("directory", type=Path, help="a results folder")
@@ -151,9 +157,7 @@ def _parser() -> argparse.ArgumentParser:
 
     figures = add("figures", "draw the figures of a results folder, PNG and PDF", _figures)
     figures.add_argument("directory", type=Path, help="a results folder")
-    figures.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="only these runs, e.g. stream.protocol=lfs"
-    )
+    takes_conditions(figures)
     figures.add_argument("--only", action="append", metavar="NAME", help="one figure (imcil list figures); repeatable")
     figures.add_argument("--out", type=Path, help="folder for the files (default: DIRECTORY/figures)")
 
@@ -340,10 +344,17 @@ def _table(options: argparse.Namespace) -> int:
     from benchmark import tables
     from benchmark.sweep import write_tables
 
-    if options.metric is None and options.baseline is None:
-        write_tables(options.directory)
+    directory, where, out = options.directory, options.overrides, options.out
+    if out:
+        _check_folder("--out must be a folder", out)
+    if options.per_class and (where or out):
+        raise UserError("--per-class writes DIR/per_class.csv, of all runs: leave --out and the conditions out.")
+    if options.metric or options.baseline or (where and not out):
+        tables.print_one(directory, options.metric, options.baseline, where, out)
+    elif out:
+        tables.print_all_tables(out, tables.chosen(directory, where))
     else:
-        tables.print_one(options.directory, options.metric, options.baseline)
+        write_tables(directory)
     if options.per_class:
         from benchmark.per_class import write_per_class
 

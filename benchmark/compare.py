@@ -188,7 +188,7 @@ def _table(numbers: pd.DataFrame, protocol: list[str]) -> pd.DataFrame:
 def print_comparison(directory: Path) -> None:
     """Write DIR/tables/published.csv, .md and .tex and show the table, or say that no published number fits."""
     from benchmark.summary import all_runs, summarise_runs
-    from benchmark.tables import write_table
+    from benchmark.tables import tables_folder, write_table
 
     records = all_runs(directory)
     summary, _ = summarise_runs(records)
@@ -208,7 +208,7 @@ def print_comparison(directory: Path) -> None:
             "Papers use all classes of a dataset; `imcil list published` shows what they report."
         )
         return
-    paths = write_table(directory, "published", built)
+    paths = write_table(tables_folder(directory), "published", built)
     print_table(built[1])
     print(f"Written: {paths[0].with_suffix('')}.csv, .md, .tex")
 

@@ -129,13 +129,12 @@ def write_tables(directory: Path) -> None:
     """summary.csv, curves.csv, cost.csv and tables/ of a results folder; prints the main table."""
     from benchmark.accounting import write_costs
     from benchmark.summary import write_summary
-    from benchmark.tables import print_main_table, write_all_tables
+    from benchmark.tables import print_all_tables, tables_folder
 
     summary, _ = write_summary(directory)
     write_costs(directory, summary)
     if len(summary):
-        write_all_tables(directory, summary)
-        print_main_table(directory, summary)
+        print_all_tables(tables_folder(directory), summary)
 
 
 def write_figures(directory: Path) -> None:

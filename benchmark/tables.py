@@ -34,8 +34,9 @@ from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import print_table, to_csv, to_latex, to_markdown
 from benchmark.metrics import GROUPS, group_forgetting
 from benchmark.rundata import Metric, NotKept, RunData, load_metric, with_columns, with_metric
+from benchmark.selection import select
 from benchmark.store import unlinked, write_text
-from benchmark.summary import summarise
+from benchmark.summary import all_runs, summarise_runs
 from benchmark.table_parts import GROUPS_NOTE, side_by_side
 
 if TYPE_CHECKING:
@@ -209,9 +210,21 @@ TABLES_MULTI = {**tables_multilabel.TABLES, "memory": _memory}  # the same for m
 # --- reading, writing, printing ---------------------------------------------------------------------------------------
 
 
-def load_table(directory: str | Path, metric: str | Metric | None = None, order: Sequence[str] = ()) -> pd.DataFrame:
-    """The printed table of a metric, or of a name in `TABLES` or `TABLES_MULTI`, from the run folders of DIR."""
-    return any_table(summarise(directory)[0], metric, order)
+def load_table(
+    directory: str | Path, metric: str | Metric | None = None, order: Sequence[str] = (), where: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The printed table of a metric, or of a name in `TABLES` or `TABLES_MULTI`, from the run folders of DIR.
+
+    `where` holds conditions on the runs, such as "strategy=[dgr, lucir]"; see `benchmark.selection`.
+    """
+    return any_table(chosen(directory, where), metric, order)
+
+
+def chosen(directory: str | Path, where: Sequence[str] = ()) -> pd.DataFrame:
+    """The summary of the runs that agree with `where`. Raises UserError as `summarise` and `selection.select` do."""
+    summary, _ = summarise_runs(select(all_runs(directory), where))
+    summary.attrs["where"] = tuple(where)
+    return summary
 
 
 def any_table(summary: pd.DataFrame, metric: str | Metric | None = None, order: Sequence[str] = ()) -> pd.DataFrame:
@@ -222,8 +235,13 @@ def any_table(summary: pd.DataFrame, metric: str | Metric | None = None, order: 
     return main_table(summary, metric, order=order)
 
 
-def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequence[str] = ()) -> list[Path]:
-    """Write every table that applies to DIR/tables/<name>.csv, .md and .tex; returns the paths.
+def tables_folder(directory: str | Path) -> Path:
+    """DIR/tables. Raises UserError if it is a symbolic link."""
+    return unlinked(Path(directory) / "tables")
+
+
+def write_all_tables(folder: Path, summary: pd.DataFrame, order: Sequence[str] = ()) -> list[Path]:
+    """Write every table that applies to FOLDER/<name>.csv, .md and .tex; returns the paths.
 
     The CSV files hold numbers, one row per cell; the others the printed table. Multi-label results get tables of their
     own. Mean per-class accuracy is a table of its own only where the test set is not balanced.
@@ -235,23 +253,19 @@ def write_all_tables(directory: str | Path, summary: pd.DataFrame, order: Sequen
         ]  # the latter: damaged, named below
         for metric in WRITTEN if kind == "single" else WRITTEN_MULTI:
             if metric in part.columns:
-                written += write_table(directory, metric, _main(part, metric, order))
+                written += write_table(folder, metric, _main(part, metric, order))
         for name, build in (TABLES if kind == "single" else TABLES_MULTI).items():
             if name == "class_mean" and is_balanced(part):
                 continue
             with suppress(UserError):  # too few runs yet
-                written += write_table(directory, name, build(part, order))
+                written += write_table(folder, name, build(part, order))
     return written
 
 
-def write_table(directory: str | Path, name: str, built: Built) -> list[Path]:
-    """Write (numbers, table) to DIR/tables/<name>.csv, .md and .tex; characters unfit for a file name become "_".
-
-    Raises UserError if DIR/tables is a symbolic link.
-    """
+def write_table(folder: Path, name: str, built: Built) -> list[Path]:
+    """Write (numbers, table) to FOLDER/<name>.csv, .md and .tex; characters unfit for a file name become "_"."""
     numbers, table = built
     stem = re.sub(r"\W+", "_", name).strip("_")
-    folder = unlinked(Path(directory) / "tables")
     paths = [folder / f"{stem}.{suffix}" for suffix in ("csv", "md", "tex")]
     contents = (to_csv(numbers), to_markdown(table), to_latex(table, stem))
     for path, content in zip(paths, contents, strict=True):
@@ -259,28 +273,38 @@ def write_table(directory: str | Path, name: str, built: Built) -> list[Path]:
     return paths
 
 
-def print_main_table(directory: str | Path, summary: pd.DataFrame) -> None:
-    """Show the main comparison in the terminal, and where the tables are."""
+def print_all_tables(folder: Path, summary: pd.DataFrame) -> None:
+    """Write every table to FOLDER, show the main comparison in the terminal, and say where the others are."""
+    write_all_tables(folder, summary)
     print_table(main_table(summary))
-    print(f"All tables: {Path(directory) / 'tables'}")
+    print(f"All tables: {folder}")
 
 
-def print_one(directory: str | Path, metric: str | None, baseline: str | None = None) -> None:
-    """Write one table to DIR/tables and show it: a metric, a name of `load_table`, or the differences to a baseline.
+def print_one(
+    directory: str | Path,
+    metric: str | None = None,
+    baseline: str | None = None,
+    where: Sequence[str] = (),
+    out: Path | None = None,
+) -> None:
+    """Show one table: a metric, a name of `load_table`, or the differences to a baseline.
 
-    `metric` None is the default; it may be `path/to/file.py:function`, whose file is imported. Raises UserError on an
-    unknown name.
+    It is written to `out`, else to DIR/tables; one of some runs only, by `where`, to `out` or nowhere. `metric` None is
+    the default; it may be `path/to/file.py:function`, whose file is imported. Raises UserError on an unknown name.
     """
-    summary, _ = summarise(directory)
+    summary = chosen(directory, where)
     metric, tables = metric or default_metric(summary), {**TABLES_MULTI, **TABLES}
     _check_name(summary, metric, bool(baseline))
     built = tables[metric](summary, ()) if metric in tables and not baseline else None
     if built is None:
         summary, metric = _resolved(summary, load_metric(metric) if ".py:" in metric else metric)
         built = comparisons.differences_table(summary, baseline, metric) if baseline else _main(summary, metric)
-    paths = write_table(directory, f"{metric}_vs_{baseline}" if baseline else metric, built)
+    paths: list[Path] = []
+    if out or not where:
+        name = f"{metric}_vs_{baseline}" if baseline else metric
+        paths = write_table(out or tables_folder(directory), name, built)
     print_table(built[1])
-    print(f"Written: {paths[0].with_suffix('')}.csv, .md, .tex")
+    print(f"Written: {paths[0].with_suffix('')}.csv, .md, .tex" if paths else "Not written: --out FOLDER does that.")
 
 
 def _check_name(summary: pd.DataFrame, metric: str, differences: bool) -> None:

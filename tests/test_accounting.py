@@ -98,7 +98,7 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
     without.attrs = equally_long.attrs
     with pytest.raises(UserError, match="relative to replay"):
         accounting.cost_table(without)
-    tables.write_all_tables(tmp_path / "b", uncounted)
+    tables.write_all_tables(tables.tables_folder(tmp_path / "b"), uncounted)
     assert not (tmp_path / "b" / "tables" / "cost.csv").exists()
 
 

@@ -150,12 +150,14 @@ def test_memory_is_counted_in_images(tmp_path):
 def test_mean_per_class_accuracy_stands_beside_where_the_test_set_is_not_balanced(tmp_path):
     balanced = results(tmp_path / "balanced", {"lwf": (40, 60)})
     assert tables.is_balanced(balanced)
-    assert "class_mean" not in {p.stem for p in tables.write_all_tables(tmp_path / "balanced", balanced)}
+    assert "class_mean" not in {
+        p.stem for p in tables.write_all_tables(tables.tables_folder(tmp_path / "balanced"), balanced)
+    }
     for seed in range(2):
         fake.write_run(tmp_path, fake.config("lwf", seed=seed), totals=np.arange(20, 220, 10))
     frame, _ = summary.summarise(tmp_path)
     assert not tables.is_balanced(frame) and "not balanced" in tables.main_table(frame).attrs["notes"][1]
-    written = tables.write_all_tables(tmp_path, frame)
+    written = tables.write_all_tables(tables.tables_folder(tmp_path), frame)
     assert tmp_path / "tables" / "class_mean.md" in written
     table, cells = tables.class_mean_table(frame), tables.cells(frame, "average_accuracy_class_mean").iloc[0]
     assert table.columns.tolist() == [("LFS-5", "images"), ("LFS-5", "classes")]
@@ -225,6 +227,34 @@ def test_one_table_is_written_and_shown(tmp_path, capsys, monkeypatch):
     assert main(["table", str(tmp_path), "--metric", "few_acuracy"]) == 2
     assert main(["table", str(tmp_path), "--baseline", "other"]) == 2
     assert 'Did you mean "few_accuracy"' in capsys.readouterr().err
+
+
+def test_tables_of_some_of_the_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    results(tmp_path, {"base": BASE, "up": BASE + 20, "down": BASE - 20})
+    some = ["table", str(tmp_path), "strategy=[up, base]", "training.seed=[0, 1, 2]"]
+    assert main(some) == 0
+    out = capsys.readouterr().out
+    assert "n = 3 seeds" in out and "Only runs with strategy=[up, base] and training.seed=[0, 1, 2]." in out
+    assert "down" not in out and "Not written: --out FOLDER does that." in out and not (tmp_path / "tables").exists()
+    assert main([*some, "--baseline", "base", "--out", str(tmp_path / "two")]) == 0
+    (file,) = (tmp_path / "two").glob("*.csv")
+    assert pd.read_csv(file)["method"].tolist() == ["up"] and not (tmp_path / "tables").exists()
+    assert main([*some, "--out", str(tmp_path / "all")]) == 0
+    assert {"average_accuracy_seen.tex", "groups.md"} <= {path.name for path in (tmp_path / "all").iterdir()}
+    assert not (tmp_path / "tables").exists() and not (tmp_path / "summary.csv").exists()
+    assert tables.load_table(tmp_path, where=["strategy=up"]).index.tolist() == ["up"]
+    capsys.readouterr()
+    for wrong, sentence in {
+        "strategy=[up, bse]": 'No run has strategy.name=bse. Did you mean "base"?',
+        "seed=1": '"seed" selects no runs.',
+        "--per-class": "--per-class writes DIR/per_class.csv, of all runs",
+    }.items():
+        assert main([*some, wrong]) == 2
+        assert sentence in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["table", str(tmp_path), "--out", str(tmp_path / "file")]) == 2
+    assert "--out must be a folder" in capsys.readouterr().err
 
 
 def test_tables_need_no_torch_and_no_method(tmp_path):

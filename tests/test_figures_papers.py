@@ -465,8 +465,9 @@ def test_conditions_choose_the_runs(folder):
     for condition, sentence in {
         "rho=50": '"rho" selects no runs. Valid choices: dataset.rho, stream.rho.',
         "stream.protocl=lfs": '"stream.protocl" selects no runs. Did you mean "stream.protocol"?',
-        "stream.rho=51": "No finished run has stream.rho=51. There are: 100",
-        "strategy=drg": "No finished run has strategy.name=drg. There are: ",
+        "stream.rho=51": "No finished run has stream.rho=51. Valid choices: 100",
+        "strategy=drg": 'No finished run has strategy.name=drg. Did you mean "dgr"? Valid choices: ',
+        "strategy=[dgr, reply]": 'No finished run has strategy.name=reply. Did you mean "replay"?',
     }.items():
         with pytest.raises(UserError) as caught:
             Results.load(folder, [condition])

@@ -329,7 +329,7 @@ def test_a_method_with_runs_in_a_hard_setting_is_no_worse_for_it(tmp_path):
 def test_written_tables_name_what_could_not_be_read(tmp_path):
     fake.write_run(tmp_path, fake.config("lwf"))
     (tmp_path / "runs" / "zz-foreign").mkdir()
-    tables.write_all_tables(tmp_path, summary.summarise(tmp_path)[0])
+    tables.write_all_tables(tables.tables_folder(tmp_path), summary.summarise(tmp_path)[0])
     for name in ("average_accuracy_seen", "memory"):
         assert "1 run folder could not be read: zz-foreign." in (tmp_path / "tables" / f"{name}.md").read_text()
 
@@ -417,7 +417,9 @@ def test_groups_follow_their_settings(results):
 def test_writing_tables_is_deterministic_and_its_csv_holds_the_numbers(results, tmp_path):
     for repeat in ("a", "b"):
         shutil.copytree(results, tmp_path / repeat)
-        written = tables.write_all_tables(tmp_path / repeat, summary.summarise(tmp_path / repeat)[0])
+        written = tables.write_all_tables(
+            tables.tables_folder(tmp_path / repeat), summary.summarise(tmp_path / repeat)[0]
+        )
     assert [path.name for path in written] == [
         f"{name}.{suffix}"
         for name in [*tables.WRITTEN, "groups", "old_new", "memory", "ranks", "variance"]
@@ -447,7 +449,11 @@ def test_multi_label_results_get_tables_of_their_own(tmp_path):
     frame, curves = summary.summarise(tmp_path)
     assert list(frame.columns) == [*SUMMARY_COLUMNS, "average_map", "last_map"]
     assert curves.loc[curves["run"] == name, "map"].tolist() == [0.3, 0.2]
-    written = {path.stem: path for path in tables.write_all_tables(tmp_path, frame) if path.suffix == ".md"}
+    written = {
+        path.stem: path
+        for path in tables.write_all_tables(tables.tables_folder(tmp_path), frame)
+        if path.suffix == ".md"
+    }
     assert "rebll" in written["average_map"].read_text() and "replay" not in written["average_map"].read_text()
     assert "rebll" not in written["groups"].read_text()
 
@@ -478,7 +484,7 @@ def test_multi_label_results_are_shown_by_their_own_metric(multi, capsys):
     assert tables.default_metric(frame) == "average_map"
     table = tables.main_table(frame)
     assert table.index.tolist() == ["rebll", "ml_lwf"] and table.loc["rebll"].tolist() == ["60.00 ± 0.00"]
-    tables.print_main_table(multi, frame)
+    tables.print_all_tables(tables.tables_folder(multi), frame)
     assert "average_map" in capsys.readouterr().out
     known = [name for name in frame.columns if name in metrics_multilabel.SUMMARY]
     assert known == [name for name in metrics_multilabel.SUMMARY if name in known]
@@ -498,7 +504,9 @@ def test_multi_label_tables_hold_several_metrics_and_relabeling(multi):
         frame[name] = 0.25
     for name in ("memory_label_fpr_before", "memory_label_fnr_before", "memory_label_fnr_after"):
         frame[name] = frame["pseudo_recall"]
-    written = {path.stem: path for path in tables.write_all_tables(multi, frame) if path.suffix == ".md"}
+    written = {
+        path.stem: path for path in tables.write_all_tables(tables.tables_folder(multi), frame) if path.suffix == ".md"
+    }
     assert {"average_map", "last_map", "fpr_at_0_5", "multilabel", "relabeling"} <= set(written)
     overview = written["multilabel"].read_text()
     assert "12.00 ± 2.00" in overview and "25.00 ± 0.00" in overview
@@ -575,7 +583,7 @@ def test_the_main_table_is_printed_with_its_place_and_what_could_not_be_read(tmp
     fake.write_run(tmp_path, fake.config("replay"), accuracy=50)
     (tmp_path / "runs" / "zz-foreign").mkdir()
     frame, _ = summary.summarise(tmp_path)
-    tables.print_main_table(tmp_path, frame)
+    tables.print_all_tables(tables.tables_folder(tmp_path), frame)
     out = capsys.readouterr().out
     assert "replay" in out and "50.00" in out and "1 run folder could not be read: zz-foreign." in " ".join(out.split())
     assert "tables" in out.splitlines()[-1]

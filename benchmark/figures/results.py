@@ -14,11 +14,9 @@ import numpy.typing as npt
 from benchmark import grouping
 from benchmark.accounting import run_cost
 from benchmark.cells import trials
-from benchmark.config import RunConfig, dotted_keys
-from benchmark.errors import UserError, did_you_mean
 from benchmark.figures.style import PRINCIPAL
-from benchmark.overrides import parse_override
 from benchmark.report.classes import Unreadable, last_confusion, stream_of
+from benchmark.selection import select
 from benchmark.store import RunFolder, RunRecord, load_runs, read_jsonl
 from benchmark.summary import summarise_runs, text
 
@@ -50,12 +48,8 @@ class Results:
         ------
         UserError : DIR holds no results, or a condition is no key=value, or no finished run agrees with it.
         """
-        conditions = [(_field(key), value) for key, value in map(parse_override, where)]
         records = [record for record in load_runs(directory) if record.state == "done" and _names_strategy(record)]
-        kept = tuple(record for record in records if all(_agrees(record, *c) for c in conditions))
-        if records and not kept:
-            raise UserError(_nothing_agrees(records, conditions))
-        return cls(kept)
+        return cls(tuple(select(records, where, "finished run")))
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -306,33 +300,3 @@ def _has_stream(record: RunRecord) -> bool:
         return min(sizes) > 0 and image_counts(record).shape == (sum(sizes),)
     except (Unreadable, TypeError, ValueError):
         return False
-
-
-def _field(key: str) -> str:
-    """The dotted key of a condition. Raises UserError where no config has it; a strategy may have any option."""
-    key = f"{key}.name" if key in ("strategy", "dataset") else key
-    known = dotted_keys()
-    if key not in known and not (key.startswith("strategy.") and len(key) > len("strategy.")):
-        same = [name for name in known if name.startswith(f"{key.partition('.')[0]}.") or name.endswith(f".{key}")]
-        raise UserError(f'"{key}" selects no runs.{did_you_mean(key, same or list(RunConfig.model_fields))}')
-    return key
-
-
-def _value(record: RunRecord, key: str) -> Any:
-    section, _, field = key.partition(".")
-    content = record.config.get(section)
-    return content.get(field) if isinstance(content, Mapping) else None
-
-
-def _nothing_agrees(records: Sequence[RunRecord], conditions: Sequence[tuple[str, Any]]) -> str:
-    """A sentence on the first condition that no run meets, with the values that runs have, else on all together."""
-    for key, value in conditions:
-        if not any(_agrees(record, key, value) for record in records):
-            there = sorted({text(_value(record, key)) for record in records})
-            return f"No finished run has {key}={value}. There are: {', '.join(there[:20])}."
-    return f"No finished run has {' and '.join(f'{key}={value}' for key, value in conditions)}."
-
-
-def _agrees(record: RunRecord, key: str, value: Any) -> bool:
-    found = _value(record, key)
-    return found in value if isinstance(value, list) and not isinstance(found, list) else found == value
