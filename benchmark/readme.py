@@ -2,10 +2,10 @@
 
 Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
 
-    table DIR [METRIC] [COLUMN=VALUE …]
+    table DIR [METRIC] [KEY=VALUE …]
                          the comparison of a metric, or "groups", from the run folders of DIR (relative to the README),
-                         of the runs where columns of summary.csv have these values
-    differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]
+                         of the runs whose config has these values
+    differences DIR baseline=ROW [metric=METRIC] [KEY=VALUE …]
                          paired differences of every row of that table to one of them
     pairs DIR METRIC,METRIC… METHOD:BASELINE…
                          paired differences of some rows to others, in several metrics
@@ -38,35 +38,32 @@ from benchmark.markup import escape_markdown, to_markdown
 from benchmark.store import read_json, write_text
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
 
 
 def table(root: Path, directory: str, *options: str) -> str:
-    """`table DIR [METRIC] [COLUMN=VALUE …]`."""
-    from benchmark.summary import summarise
-    from benchmark.tables import any_table
+    """`table DIR [METRIC] [KEY=VALUE …]`."""
+    from benchmark.tables import load_table
 
     metrics = [option for option in options if "=" not in option]
     if len(metrics) > 1:
-        raise UserError("A block of a table has one metric at most, and COLUMN=VALUE.")
-    summary = _chosen(summarise(root / directory)[0], options)
-    return to_markdown(any_table(summary, *metrics))
+        raise UserError("A block of a table has one metric at most, and KEY=VALUE.")
+    where = [option for option in options if "=" in option]
+    return to_markdown(load_table(root / directory, metrics[0] if metrics else None, where=where))
 
 
 def differences(root: Path, directory: str, *options: str) -> str:
-    """`differences DIR baseline=ROW [metric=METRIC] [COLUMN=VALUE …]`."""
-    from benchmark.summary import summarise
-    from benchmark.tables import differences_table
+    """`differences DIR baseline=ROW [metric=METRIC] [KEY=VALUE …]`."""
+    from benchmark.tables import chosen, differences_table
 
     given = dict(option.partition("=")[::2] for option in options)
     if "baseline" not in given or not all("=" in option for option in options):
-        raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC and COLUMN=VALUE.")
+        raise UserError("A block of differences needs baseline=ROW, and may have metric=METRIC and KEY=VALUE.")
     where = [option for option in options if not option.startswith(("baseline=", "metric="))]
-    summary = _chosen(summarise(root / directory)[0], where)
-    return to_markdown(differences_table(summary, given["baseline"], given.get("metric")))
+    return to_markdown(differences_table(chosen(root / directory, where), given["baseline"], given.get("metric")))
 
 
 def pairs(root: Path, directory: str, metrics: str, *rows: str) -> str:
@@ -98,20 +95,6 @@ def precisions(root: Path, directory: str, other: str, metric: str, *methods: st
         frames.append((found[0], rows.assign(strategy=rows["strategy"] + f" in {found[0]}")))
     named = [(f"{method} in {frames[0][0]}", f"{method} in {frames[1][0]}") for method in methods]
     return to_markdown(pair_table(pd.concat([rows for _, rows in frames]), named, [metric]))
-
-
-def _chosen(summary: pd.DataFrame, options: Sequence[str]) -> pd.DataFrame:
-    """The rows that every COLUMN=VALUE among the options holds for."""
-    from benchmark.summary import text
-
-    for column, equals, value in (option.partition("=") for option in options):
-        if equals and column not in summary:
-            raise UserError(
-                f'There is no column "{column}" in these results.{did_you_mean(column, map(str, summary.columns))}'
-            )
-        if equals:
-            summary = summary[summary[column].map(text) == value]
-    return summary
 
 
 def strategies(root: Path) -> str:

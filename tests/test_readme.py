@@ -70,12 +70,12 @@ def test_committed_runs_are_small_and_whole(runs: Path) -> None:
 
 
 def test_differences_may_be_of_some_runs() -> None:
-    """Rows of another setting than the one asked for are left out, and a column must exist."""
+    """Rows of another setting than the one asked for are left out, and a key must exist."""
     every = readme.differences(ROOT, "results/reference/quick", "baseline=dgr")
-    lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocol=lfs")
+    lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocol=lfs")
     assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
-    with pytest.raises(UserError, match='no column "protocl"'):
-        readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "protocl=lfs")
+    with pytest.raises(UserError, match='"stream.protocl" selects no runs'):
+        readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocl=lfs")
 
 
 def test_precisions_are_compared_run_by_run(tmp_path: Path) -> None:
