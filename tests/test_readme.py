@@ -74,7 +74,7 @@ def test_differences_may_be_of_some_runs() -> None:
     every = readme.differences(ROOT, "results/reference/quick", "baseline=dgr")
     lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocol=lfs")
     assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
-    with pytest.raises(UserError, match='"stream.protocl" selects no runs'):
+    with pytest.raises(UserError, match=r'"stream\.protocl" selects no runs'):
         readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocl=lfs")
 
 

@@ -685,13 +685,15 @@ def test_a_wrong_block_is_one_clear_sentence(tmp_path, content, message, capsys)
 
 
 def test_a_block_may_be_of_some_runs(page, capsys):
-    page.write_text("<!-- generated: table results last_accuracy_seen protocol=lfs strategy=dgr -->\n<!-- end -->\n")
+    page.write_text(
+        "<!-- generated: table results last_accuracy_seen stream.protocol=lfs strategy=dgr -->\n<!-- end -->\n"
+    )
     assert readme.main(["--file", str(page)]) == 0
     text = page.read_text()
     assert "LFS-5" in text and "LFH-2" not in text and "| finetune" not in text and "Last accuracy" in text
-    page.write_text("<!-- generated: table results protocl=lfs -->\n<!-- end -->\n")
+    page.write_text("<!-- generated: table results stream.protocl=lfs -->\n<!-- end -->\n")
     assert readme.main(["--file", str(page)]) == 2
-    assert 'no column "protocl"' in capsys.readouterr().err
+    assert '"stream.protocl" selects no runs' in capsys.readouterr().err
 
 
 def test_the_readme_of_this_repository_is_up_to_date():
