@@ -21,7 +21,8 @@ import results_folder as fake
 from small_run import TINY, config, execute
 
 from benchmark import checkpoint, datasets, store
-from benchmark.cli import _check_code, _parser, main
+from benchmark.cli import _parser, main
+from benchmark.commands import _check_code
 from benchmark.config import load
 from benchmark.engines.base import InvalidRuns
 from benchmark.engines.worker import Listener, check
