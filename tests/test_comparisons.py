@@ -289,7 +289,7 @@ def test_a_block_of_differences(tmp_path):
         ("", "baseline=ROW"),
         ("base", "baseline=ROW"),
         ("baseline=base lfs", "baseline=ROW"),
-        ("baseline=base seed=3", 'no column "seed"'),
+        ("baseline=base seed=3", '"seed" selects no runs'),
     ):
         with pytest.raises(UserError, match=message):
             readme.regenerate(f"<!-- generated: differences results {options} -->\n<!-- end -->\n", tmp_path)
