@@ -54,7 +54,7 @@ lint: setup      ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-readme: setup    ## regenerate the generated blocks of README.md from result files
+readme: setup    ## regenerate the tables of README.md and results/README.md
 	$(BIN)/python -m benchmark.readme
 
 reference: setup ## export the finished runs of results/SWEEP to results/reference/SWEEP, for committing

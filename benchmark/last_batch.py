@@ -1,9 +1,9 @@
 """Runs in which an experience ends every epoch on a few images, found from what they recorded: a note under tables.
 
 A few images with a step to themselves, normalised by their own values, give a longer and noisier gradient than a full
-batch: one such step an epoch costs up to nine points of average accuracy (README). It harms the weights; the running
-statistics of batch norm, computed anew from full batches, change nothing. Which method is hit, and at which experience,
-follows from the counts of images, hold-out and memory, not from its merit.
+batch: one such step an epoch costs up to nine points of average accuracy (results/README.md). It harms the weights; the
+running statistics of batch norm, computed anew from full batches, change nothing. Which method is hit, and at which
+experience, follows from the counts of images, hold-out and memory, not from its merit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Regenerate the tables of README.md from result files: `python -m benchmark.readme [--check]`.
+"""Regenerate the tables of README.md and results/README.md from files: `python -m benchmark.readme [--check]`.
 
 Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replaced. Blocks:
 
     table DIR [METRIC] [KEY=VALUE …]
-                         the comparison of a metric, or "groups", from the run folders of DIR (relative to the README),
+                         the comparison of a metric, or "groups", from the run folders of DIR (relative to the page),
                          of the runs whose config has these values
     differences DIR baseline=ROW [metric=METRIC] [KEY=VALUE …]
                          paired differences of every row of that table to one of them
@@ -16,9 +16,9 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
     configs              every config with the first comment of its file
     faults FILE          what the tests of faults try, and how often
-    perf DIR             speed against the bare loop, from the files of `make perf`
+    perf DIR [PART…]     speed against the bare loop, from the files of `make perf`
 
-With --check nothing is written: exit status 1 and a diff when the file is not up to date.
+With --check nothing is written: exit status 1 and a diff when a page is not up to date.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.markup import escape_markdown, to_markdown
 from benchmark.store import read_json, write_text
 
-if TYPE_CHECKING:
-    pass
-
+PAGES = (Path("README.md"), Path("results/README.md"))
 OPEN, CLOSE = "<!-- generated:", "<!-- end -->"
 BLOCK = re.compile(r"^<!-- generated: *(?P<call>[^\n]*?) *-->\n(?P<body>.*?)^<!-- end -->", re.DOTALL | re.MULTILINE)
 
@@ -131,11 +129,11 @@ def configs(root: Path) -> str:
     return _list({path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))})
 
 
-def perf(root: Path, directory: str) -> str:
-    """`perf DIR`."""
+def perf(root: Path, directory: str, *parts: str) -> str:
+    """`perf DIR [PART…]`."""
     from benchmark.perf.tables import speed_tables
 
-    return speed_tables(root, directory)
+    return speed_tables(root, directory, *parts)
 
 
 def faults(root: Path, file: str) -> str:
@@ -181,25 +179,30 @@ def regenerate(content: str, root: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.readme", description="Regenerate README.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file is not up to date")
-    parser.add_argument("--file", type=Path, default=Path("README.md"), help="default: README.md")
+    """Command line; returns the exit status. All pages are made before the first is written."""
+    names = " and ".join(map(str, PAGES))
+    parser = argparse.ArgumentParser(prog="python -m benchmark.readme", description=f"Regenerate {names}.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not up to date")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", type=Path, help=f"default: {names}")
     options = parser.parse_args(argv)
+    changed = {}
     try:
-        old = options.file.read_text(encoding="utf-8")
-        new = regenerate(old, options.file.resolve().parent)
+        for page in options.pages or PAGES:
+            old = page.read_text(encoding="utf-8")
+            new = regenerate(old, page.resolve().parent)
+            if new != old:
+                changed[page] = (old, new)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    if old == new:
-        return 0
-    if options.check:
-        names = (str(options.file), "as generated")
-        sys.stderr.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), *names))
-        return 1
-    write_text(options.file, new)
-    return 0
+    for page, (old, new) in changed.items():
+        if options.check:
+            sys.stderr.writelines(
+                difflib.unified_diff(old.splitlines(True), new.splitlines(True), str(page), "as generated")
+            )
+        else:
+            write_text(page, new)
+    return int(options.check and bool(changed))
 
 
 def _list(described: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ def batch_sizes(n: int, batch_size: int, last_batch: str) -> list[int]:
     """Sizes of the batches of n images.
 
     keep : full batches, then what is left, as the papers' loaders have it. A few images left are a step like any
-        other, and accuracy suffers from it (README, "A small last batch").
+        other, and accuracy suffers from it (results/README.md, "A small last batch").
     even : the last two batches share their images evenly: as many steps, none of fewer images than half a batch.
 
     A last batch of one image joins the one before: batch norm cannot use a single value.

@@ -5,12 +5,14 @@ import sys
 
 import pytest
 
+from benchmark.errors import UserError
 from benchmark.figures import style
+from benchmark.perf.__main__ import PARTS
 from benchmark.perf.ceiling import training_operations
 from benchmark.perf.clock import interleave, interval, ratio
 from benchmark.perf.concurrent import runs_at_once
 from benchmark.perf.plot import growth
-from benchmark.perf.tables import speed_tables
+from benchmark.perf.tables import FIGURES, TABLES, speed_tables
 from benchmark.store import write_json
 
 MACHINE = {"machine": {"processor": "a test"}}
@@ -71,6 +73,24 @@ def test_the_limit_stands_beside_the_speed_up_where_it_was_measured(tmp_path):
     }
     write_json(tmp_path / "perf/stock-fp32.json", row)
     assert "| fp32 | 1.20 | 2.25 | 1.10 | 1.15 (1.00-1.30) |  |" in speed_tables(tmp_path, "perf")
+
+
+def test_some_measurements_may_be_shown(tmp_path):
+    """A page may show one part of them; a wrong name is one clear sentence."""
+    write_json(tmp_path / "perf/thousand-fp32.json", THOUSAND)
+    large = {"loader_images_per_second": 480, "training_images_per_second": 5}
+    write_json(
+        tmp_path / "perf/large-fp32.json", {"what": "the loader", "mode": "fp32", "environment": MACHINE, **large}
+    )
+    assert speed_tables(tmp_path, "perf").count("- ") == 2
+    assert speed_tables(tmp_path, "perf", "large").startswith("- The loader: 480 images a second, against 5 trained")
+    assert speed_tables(tmp_path, "perf", "large", "thousand") == speed_tables(tmp_path, "perf")
+    with pytest.raises(UserError, match=r'no measurement "larg".*"large"'):
+        speed_tables(tmp_path, "perf", "larg")
+
+
+def test_every_measurement_is_shown():
+    assert set(PARTS) == {*TABLES, *FIGURES}
 
 
 def test_operations_of_a_training_step():

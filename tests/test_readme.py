@@ -1,4 +1,4 @@
-"""The README is true: its generated blocks are up to date, its example is a working method, its commands exist."""
+"""The pages are true: generated blocks are up to date, the example is a working method, commands and links exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from benchmark.errors import UserError
 from benchmark.reference import LARGEST
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in readme.PAGES}
+README = PAGES[Path("README.md")]
 REFERENCES = sorted((ROOT / "results" / "reference").glob("*/runs"))
 
 
@@ -25,8 +26,9 @@ def example() -> str:
     return next(block for block in blocks if "class Mine" in block)
 
 
-def test_generated_blocks_are_up_to_date() -> None:
-    assert readme.regenerate(README, ROOT) == README, "run `make readme`"
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_generated_blocks_are_up_to_date(page: Path) -> None:
+    assert readme.regenerate(PAGES[page], (ROOT / page).parent) == PAGES[page], "run `make readme`"
 
 
 def test_the_example_is_short_and_passes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +42,7 @@ def test_the_example_is_short_and_passes_the_contract(tmp_path: Path, monkeypatc
 
 
 def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = set(re.findall(r"\bimcil ([a-z]+)\b", README))
+    commands = set(re.findall(r"\bimcil ([a-z]+)\b", "".join(PAGES.values())))
     assert {"run", "sweep", "stream", "check", "status", "retry"} <= commands
     for command in commands:
         with pytest.raises(SystemExit) as leaving:
@@ -49,12 +51,22 @@ def test_the_commands_of_the_readme_exist(capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
 
 
-def test_the_links_of_the_readme_lead_to_its_sections() -> None:
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", README, flags=re.DOTALL), re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
-    links = re.findall(r"\]\(#([^)]*)\)", README)
-    assert len(links) >= 15
-    assert set(links) <= anchors
+def anchors(page: Path) -> set[str]:
+    """The sections of a page, as links name them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_the_links_of_the_pages_lead_somewhere() -> None:
+    """To a section of the same page, to one of the other page, or to a file."""
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)]*)\)", text)]
+    assert len(links) >= 25
+    for page, link in links:
+        name, _, section = link.partition("#")
+        if not name.startswith("http"):
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), link
+            assert not section or section in anchors(target.resolve().relative_to(ROOT)), link
 
 
 @pytest.mark.parametrize("runs", REFERENCES, ids=lambda path: path.parent.name)

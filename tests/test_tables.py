@@ -652,16 +652,16 @@ def page(results, tmp_path):
 
 
 def test_readme_blocks_are_regenerated_and_checked(page, capsys):
-    assert readme.main(["--check", "--file", str(page)]) == 1
+    assert readme.main(["--check", str(page)]) == 1
     assert page.read_text() == README and "+**Forgetting" in capsys.readouterr().err
-    assert readme.main(["--file", str(page)]) == 0
+    assert readme.main([str(page)]) == 0
     text = page.read_text()
     assert "old\n" not in text and "\nText stays.\n" in text and text.startswith("# Title\n")
     assert markup.to_markdown(table_of(page.parent / "results", "forgetting")) in text
     assert "\n- `finetune`: " in text
-    assert readme.main(["--check", "--file", str(page)]) == 0
+    assert readme.main(["--check", str(page)]) == 0
     page.write_text(text.replace("± ", "± 1"))
-    assert readme.main(["--check", "--file", str(page)]) == 1
+    assert readme.main(["--check", str(page)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -680,7 +680,7 @@ def test_readme_blocks_are_regenerated_and_checked(page, capsys):
 def test_a_wrong_block_is_one_clear_sentence(tmp_path, content, message, capsys):
     page = tmp_path / "README.md"
     page.write_text(content)
-    assert readme.main(["--file", str(page)]) == 2
+    assert readme.main([str(page)]) == 2
     assert message in capsys.readouterr().err and page.read_text() == content
 
 
@@ -688,17 +688,12 @@ def test_a_block_may_be_of_some_runs(page, capsys):
     page.write_text(
         "<!-- generated: table results last_accuracy_seen stream.protocol=lfs strategy=dgr -->\n<!-- end -->\n"
     )
-    assert readme.main(["--file", str(page)]) == 0
+    assert readme.main([str(page)]) == 0
     text = page.read_text()
     assert "LFS-5" in text and "LFH-2" not in text and "| finetune" not in text and "Last accuracy" in text
     page.write_text("<!-- generated: table results stream.protocl=lfs -->\n<!-- end -->\n")
-    assert readme.main(["--file", str(page)]) == 2
+    assert readme.main([str(page)]) == 2
     assert '"stream.protocl" selects no runs' in capsys.readouterr().err
-
-
-def test_the_readme_of_this_repository_is_up_to_date():
-    page = Path(__file__).parents[1] / "README.md"
-    assert readme.regenerate(page.read_text(encoding="utf-8"), page.parent) == page.read_text(encoding="utf-8")
 
 
 def test_variants_are_empty_in_a_plain_sweep(results):
