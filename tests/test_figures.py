@@ -13,8 +13,7 @@ import pytest
 
 from benchmark import figures, grouping, summary
 from benchmark.errors import UserError
-from benchmark.figures import curves as curve_figures
-from benchmark.figures import style
+from benchmark.figures import lines, style
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 
@@ -27,7 +26,7 @@ def results(tmp_path_factory):
 
 
 def drawn(curves, metric="accuracy_seen"):
-    return curve_figures.curves_figure(curves, metric)
+    return lines.curves_figure(curves, metric)
 
 
 def test_files_are_written_as_png_and_pdf(results):
@@ -117,7 +116,43 @@ def test_forty_methods_look_different_and_alike_in_every_figure():
     assert {name: some[name] for name in ("dgr", "icarl (nme)")}.items() <= all_of_them.items()
 
 
-@pytest.mark.parametrize("number", [12, 30])
+@pytest.mark.parametrize(("number", "rows"), [(17, 2), (30, 3), (31, 4)])
+def test_more_methods_than_a_panel_holds_are_drawn_in_rows(tmp_path, number, rows):
+    """Each is coloured in one row, with its band, and grey in the others; a row has a legend of its own."""
+    names = [f"method{i:02d}" for i in range(number)]
+    for i, name in enumerate(names):
+        for protocol, tasks in (("lfs", 5), ("lfh", 2))[: 1 + (i > 0)]:  # one of them has no LFH
+            for seed in range(2):
+                content = fake.config(name, seed=seed, stream__protocol=protocol, stream__tasks=tasks)
+                fake.write_run(tmp_path, content, accuracy=90 - 2 * i)
+    figure = drawn(summary.summarise(tmp_path)[1])
+    grid = [figure.axes[3 * row : 3 * row + 3] for row in range(rows)]
+    assert len(figure.axes) == 3 * rows and not figure.legends
+    legends = [[text.get_text() for text in row[2].get_legend().get_texts()] for row in grid]
+    assert [name for legend in legends for name in legend] == names  # best first
+    assert max(map(len, legends)) <= 10 and max(map(len, legends)) - min(map(len, legends)) <= 1
+    for row, legend in zip(grid, legends, strict=True):
+        lfh, lfs = ([line for line in axis.lines if line.get_color() != lines.BEHIND["color"]] for axis in row[:2])
+        assert (len(lfh), len(lfs)) == (len(legend) - ("method00" in legend), len(legend))
+        assert (len(row[0].lines), len(row[1].lines)) == (number - 1, number)
+        assert len(row[1].collections) == len(legend)  # bands
+        assert row[0].get_ylim() == grid[0][0].get_ylim()
+    assert "Grey: the methods of the other rows." in figure.get_supxlabel()
+    figure.draw_without_rendering()
+    for row in grid:
+        assert row[2].get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_a_row_has_the_settings_of_its_methods_only(tmp_path):
+    for i in range(17):
+        fake.write_run(tmp_path, fake.config(f"method{i:02d}"), accuracy=90 - 2 * i)
+    for rho in (10, 50):
+        fake.write_run(tmp_path, fake.config("method16", stream__rho=rho), accuracy=58)
+    shown = [axis for axis in drawn(summary.summarise(tmp_path)[1]).axes if axis.get_visible() and axis.get_title()]
+    assert [axis.get_title().split("rho=")[1] for axis in shown] == ["100", "10", "50", "100"]
+
+
+@pytest.mark.parametrize("number", [12, 16])
 def test_the_legend_of_many_methods_fits(tmp_path, number):
     names = ["balanced_softmax" if i == 0 else f"method{i}" for i in range(number)]
     fake.build(tmp_path, {name: ["head"] for name in names}, protocols=(("lfs", 5),), seeds=1)
@@ -133,8 +168,8 @@ def test_the_legend_is_best_first_or_in_the_given_order(tmp_path):
     for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
         fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
     rows = grouping.label_rows(summary.summarise(tmp_path)[1])
-    assert curve_figures._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
-    assert curve_figures._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
+    assert lines._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
+    assert lines._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
 
 
 def test_drawing_touches_no_global_state(results, tmp_path):
