@@ -11,6 +11,7 @@ Everything between `<!-- generated: NAME args -->` and `<!-- end -->` is replace
                          paired differences of some rows to others, in several metrics
     precisions DIR DIR METRIC METHOD…
                          paired differences of the same runs in two folders, made in two precisions
+    figures DIR [NAME…]  figures that `imcil figures DIR` left, all or these, each under its one line
     strategies           every method with its one line
     references           every paper with the methods that are taken from it
     stock_notes          the methods of which a stock Avalanche template does not show everything, and what
@@ -95,6 +96,18 @@ def precisions(root: Path, directory: str, other: str, metric: str, *methods: st
     return to_markdown(pair_table(pd.concat([rows for _, rows in frames]), named, [metric]))
 
 
+def figures(root: Path, directory: str, *names: str) -> str:
+    """`figures DIR [NAME…]`."""
+    from benchmark.figures import NAMES, describe
+
+    drawn = [name for name in NAMES if (root / directory / "figures" / f"{name}.png").is_file()]
+    missing = [name for name in names if name not in drawn]
+    if missing or not drawn:
+        raise UserError(f"{directory}/figures has no {(missing or ['figure'])[0]}.png; draw it: imcil figures DIR.")
+    described = {name: f"{describe(name)[0].upper()}{describe(name)[1:]}" for name in names or drawn}
+    return "\n".join(f"{text}:\n\n![{text}]({directory}/figures/{name}.png)\n" for name, text in described.items())
+
+
 def strategies(root: Path) -> str:
     """`strategies`."""
     from strategies.registry import NAMES
@@ -148,6 +161,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "differences": differences,
     "pairs": pairs,
     "precisions": precisions,
+    "figures": figures,
     "strategies": strategies,
     "references": references,
     "stock_notes": stock_notes,

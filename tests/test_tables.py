@@ -674,6 +674,8 @@ def test_readme_blocks_are_regenerated_and_checked(page, capsys):
         ("<!-- generated: table a b c d -->\n<!-- end -->\n", "one metric at most"),
         ("<!-- generated: pairs a -->\n<!-- end -->\n", "wrong number of arguments"),
         ("<!-- generated: table nowhere -->\n<!-- end -->\n", "no results folder"),
+        ("<!-- generated: figures a ranks -->\n<!-- end -->\n", "a/figures has no ranks.png"),
+        ("<!-- generated: figures a -->\n<!-- end -->\n", "a/figures has no figure.png"),
         ("<!-- generated:  -->\n<!-- end -->\n", "no generated block"),
     ],
 )
@@ -694,6 +696,17 @@ def test_a_block_may_be_of_some_runs(page, capsys):
     page.write_text("<!-- generated: table results stream.protocl=lfs -->\n<!-- end -->\n")
     assert readme.main([str(page)]) == 2
     assert '"stream.protocl" selects no runs' in capsys.readouterr().err
+
+
+def test_figures_stand_under_their_line(tmp_path):
+    (tmp_path / "a/figures").mkdir(parents=True)
+    for name in ("ranks", "accuracy", "no_figure"):
+        (tmp_path / f"a/figures/{name}.png").touch()
+    every = readme.figures(tmp_path, "a")
+    assert re.findall(r"\]\((.*)\)", every) == ["a/figures/accuracy.png", "a/figures/ranks.png"]
+    assert readme.figures(tmp_path, "a", "ranks") == (
+        "Average ranks with critical difference:\n\n![Average ranks with critical difference](a/figures/ranks.png)\n"
+    )
 
 
 def test_variants_are_empty_in_a_plain_sweep(results):
