@@ -87,15 +87,15 @@ def _rows_of_panels(rows: pd.DataFrame, metric: str, labels: Mapping[str, str]) 
     panels = []  # of every row: its methods, its settings, whether it has their legend
     for group in groups:
         shown = grouping.setting_order(rows[rows["method"].isin(group)])
-        for first in range(0, len(shown), columns):
-            panels.append((group, shown[first : first + columns], first == 0))
+        for start in range(0, len(shown), columns):
+            panels.append((group, shown[start : start + columns], start == 0))
     with style.styled():
         from matplotlib.figure import Figure
 
         widths = [2.6] * columns + [style.legend_width(labels.values())]
         figure = Figure(figsize=(sum(widths), 2.35 * len(panels) + 0.1), layout="constrained")
         grid = figure.subplots(len(panels), columns + 1, squeeze=False, gridspec_kw={"width_ratios": widths})
-        for axes, (group, shown, legend) in zip(grid, panels, strict=True):
+        for axes, (group, shown, first) in zip(grid, panels, strict=True):
             for axis in axes:
                 axis.set_visible(False)
             for axis, setting in zip(axes, shown, strict=False):
@@ -108,7 +108,7 @@ def _rows_of_panels(rows: pd.DataFrame, metric: str, labels: Mapping[str, str]) 
                 for method in reversed(group):
                     draw(axis, part[part["method"] == method], metric, looks[method])
                 _about(axis, part, setting, metric if axis is axes[0] else None)
-            if legend:
+            if first:
                 axes[-1].set_visible(True)
                 axes[-1].set_axis_off()
                 handles = _handles({method: labels[method] for method in group}, looks)
