@@ -59,6 +59,8 @@ readme: setup    ## regenerate the tables of README.md and results/README.md
 
 reference: setup ## export the finished runs of results/SWEEP to results/reference/SWEEP, for committing
 	$(BIN)/python -m benchmark.reference results/$(SWEEP)
+	$(BIN)/imcil table results/reference/$(SWEEP)
+	$(BIN)/imcil figures results/reference/$(SWEEP)
 
 lock:            ## renew requirements.lock
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-annotate \

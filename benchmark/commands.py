@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmark import outputs
 from benchmark.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _descriptions(room: str) -> list[tuple[str, str]]:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark import config
-    from benchmark.engines import console
+    from benchmark.engines.console import run_here
 
     sweep = config.load(options.config, options.overrides)
     _check_code(options, [sweep.base])
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         if options.threads < 1:
             raise UserError(f"--threads must be 1 or more, got {options.threads}.")
         os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read when torch is imported
-    return console.run_here(sweep.base, _out(options, sweep.name), options.device)
+    return run_here(sweep.base, _out(options, sweep.name), options.device, outputs.write_tables)
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -81,7 +82,14 @@ def sweep(options: argparse.Namespace) -> int:
     plan = config.load(options.config, options.overrides)
     runs = plan.runs()
     _check_code(options, runs)
-    return sweep.run_sweep(runs, _out(options, plan.name), _engine(options), fail_fast=options.fail_fast)
+    return sweep.run_sweep(
+        runs,
+        _out(options, plan.name),
+        _engine(options),
+        fail_fast=options.fail_fast,
+        finish=outputs.write_results,
+        meanwhile=outputs.import_early,
+    )
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -89,7 +97,15 @@ def retry(options: argparse.Namespace) -> int:
 
     runs = plan.planned_runs(options.directory)
     _check_code(options, runs)
-    return sweep.run_sweep(runs, options.directory, _engine(options), retry=True, fail_fast=options.fail_fast)
+    return sweep.run_sweep(
+        runs,
+        options.directory,
+        _engine(options),
+        retry=True,
+        fail_fast=options.fail_fast,
+        finish=outputs.write_results,
+        meanwhile=outputs.import_early,
+    )
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -190,7 +206,6 @@ def status(options: argparse.Namespace) -> int:
 
 def table(options: argparse.Namespace) -> int:
     from benchmark import tables
-    from benchmark.sweep import write_tables
 
     directory, where, out = options.directory, options.overrides, options.out
     if out:
@@ -202,7 +217,7 @@ def table(options: argparse.Namespace) -> int:
     elif out:
         tables.print_all_tables(out, tables.chosen(directory, where))
     else:
-        write_tables(directory)
+        outputs.write_tables(directory)
     if options.per_class:
         from benchmark.per_class import write_per_class
 

@@ -16,13 +16,12 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.store import RunFolder, RunRecord, json_bytes, load_runs, read_bytes, read_json, write_bytes, write_json
-from benchmark.sweep import write_figures, write_tables
 
 LARGEST = 40_000  # bytes of one exported run, for each hundred classes
 
 
 def export(source: Path, target: Path) -> int:
-    """Copy the finished runs of `source` that `target` lacks, then write its tables; returns how many were copied.
+    """Copy the finished runs of `source` that `target` lacks; returns how many were copied.
 
     Raises
     ------
@@ -35,8 +34,6 @@ def export(source: Path, target: Path) -> int:
     if (source / "sweep.json").is_file():
         plan = {name: _without_root(config) for name, config in _plan(source).items()}
         write_json(target / "sweep.json", {"runs": {**_plan(target), **plan}})  # runs may come from several folders
-    write_tables(target)
-    write_figures(target)
     return copied
 
 

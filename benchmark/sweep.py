@@ -26,7 +26,8 @@ def run_sweep(
     *,
     retry: bool = False,
     fail_fast: bool = False,
-    finish: Callable[[Path], None] | None = None,
+    finish: Callable[[Path], None],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Carry out the runs that have no result yet; returns the exit status: 1 some failed, 75 interrupted.
 
@@ -34,7 +35,8 @@ def run_sweep(
     ----------
     engine : makes what carries them out.
     retry : carry out runs that failed earlier, too.
-    finish : what is made of the results, by default tables and figures.
+    finish : called with DIR at the end, to write what is made of the results.
+    meanwhile : called once in a thread while the runs go on.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def run_sweep(
             if kind == "checked":  # a mistake leaves nothing behind
                 write_plan(directory, runs)
                 planned = True
-                threading.Thread(target=_import_early, daemon=True).start()
+                threading.Thread(target=meanwhile, daemon=True).start()
                 for folder in (folders[run.run_name] for run in pending):
                     if folder.state == "failed":
                         folder.forgive()
@@ -97,7 +99,7 @@ def run_sweep(
         elif name not in failures:
             unfinished += 1
     if (directory / "runs").is_dir():  # a cluster may end every worker before the first run has its folder
-        (finish or write_results)(directory)
+        finish(directory)
     for name, message in failures.items():
         print(f"failed: {name}: {message}", file=sys.stderr)
     if failures:
@@ -106,39 +108,3 @@ def run_sweep(
         print(f"{unfinished} of {len(runs)} runs are unfinished and no worker is left; `{again}` "
               "continues.", file=sys.stderr)  # fmt: skip
     return 1 if failures or unfinished else 0
-
-
-def _import_early() -> None:
-    """What tables and figures need: seconds, better spent while the workers work than after them."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_pdf  # noqa: F401
-    import seaborn  # noqa: F401
-
-    import benchmark.accounting
-    import benchmark.figures
-    import benchmark.tables  # noqa: F401
-
-
-def write_results(directory: Path) -> None:
-    """Tables and figures of a results folder."""
-    write_tables(directory)
-    write_figures(directory)
-
-
-def write_tables(directory: Path) -> None:
-    """summary.csv, curves.csv, cost.csv and tables/ of a results folder; prints the main table."""
-    from benchmark.accounting import write_costs
-    from benchmark.summary import write_summary
-    from benchmark.tables import print_all_tables, tables_folder
-
-    summary, _ = write_summary(directory)
-    write_costs(directory, summary)
-    if len(summary):
-        print_all_tables(tables_folder(directory), summary)
-
-
-def write_figures(directory: Path) -> None:
-    """Accuracy and forgetting curves of a results folder, PNG and PDF."""
-    from benchmark import figures
-
-    figures.write_figures(directory)

@@ -45,7 +45,6 @@ def test_finished_runs_keep_what_tables_and_figures_read(source: Path, tmp_path:
     for part in ("metrics", "cost", "result", "stream", "environment"):
         assert getattr(there, part).read_bytes() == getattr(here, part).read_bytes(), part
     assert "sha256" in read_json(there.result) and there.state == "done"
-    assert (tmp_path / "target" / "summary.csv").is_file()
 
 
 def test_diagnostics_keep_four_digits(source: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from benchmark.engines.worker import Listener, check
 from benchmark.errors import UserError
 from benchmark.files import DamagedFile, append_jsonl, append_text, read_json, read_jsonl
 from benchmark.markup import printable
+from benchmark.outputs import write_results
 from benchmark.plan import planned_runs
 from benchmark.sweep import run_sweep
 
@@ -265,7 +266,7 @@ def test_a_plan_does_not_lead_out_of_the_folder(tmp_path: Path, changes: Any) ->
         return Checking()
 
     with pytest.raises(UserError, match=r"escaped"):
-        run_sweep(planned_runs(place), place, nothing, retry=True)
+        run_sweep(planned_runs(place), place, nothing, retry=True, finish=write_results)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -326,7 +327,7 @@ def test_tables_and_figures_are_not_written_through_a_symbolic_link(
     named = f"linked/{part} is a symbolic link: results are written through none"
     assert named in refusal(part.removesuffix("s") if part == "tables" else part, "linked")
     with pytest.raises(UserError, match=named):
-        run_sweep([], Path("linked"), NotImplemented)
+        run_sweep([], Path("linked"), NotImplemented, finish=write_results)
     assert not list(mine.iterdir())
     (results / part).unlink()
     assert main([part.removesuffix("s") if part == "tables" else part, "linked"]) == 0
@@ -342,7 +343,7 @@ def test_a_sweep_is_not_carried_out_through_a_symbolic_link(tmp_path: Path) -> N
         (tmp_path / link).parent.mkdir(parents=True)
         (tmp_path / link).symlink_to(target)
         with pytest.raises(UserError, match=f"{link} is a symbolic link"):
-            run_sweep([wanted], (tmp_path / link.split("/")[0]), NotImplemented, retry=True)
+            run_sweep([wanted], (tmp_path / link.split("/")[0]), NotImplemented, retry=True, finish=write_results)
     assert not [path for path in elsewhere.rglob("*") if path.is_file()]
 
 

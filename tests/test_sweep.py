@@ -22,6 +22,7 @@ from benchmark.cli import main
 from benchmark.config import load, validated
 from benchmark.errors import UserError
 from benchmark.interruption import Interrupted
+from benchmark.outputs import write_results
 from benchmark.plan import planned_runs, write_plan
 from benchmark.store import RunFolder, load_runs, read_json, read_jsonl
 from benchmark.sweep import run_sweep
@@ -357,7 +358,7 @@ def test_a_sweep_stopped_before_its_plan_names_no_folder_to_continue(
             raise Interrupted
 
     runs = load("quick").runs()
-    assert run_sweep(runs, tmp_path / "out", lambda directory, listen: StoppedAtOnce()) == 75
+    assert run_sweep(runs, tmp_path / "out", lambda directory, listen: StoppedAtOnce(), finish=write_results) == 75
     assert capsys.readouterr().err.endswith("Stopped before any run began; the same command starts again.\n")
     assert not (tmp_path / "out").exists()
 

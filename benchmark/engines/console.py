@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,15 @@ from benchmark.status import duration
 from benchmark.store import RunFolder
 
 
-def run_here(config: RunConfig, out: Path, device: str) -> int:
+def run_here(config: RunConfig, out: Path, device: str, finish: Callable[[Path], None]) -> int:
     """Carry out one run in this process, then print its summary; returns the exit status: 1 failed, 75 interrupted.
+
+    `finish` is called with the results folder at the end, to write what is made of the results.
 
     Raises
     ------
     UserError : the config does not fit its data; nothing was started.
     """
-    from benchmark.sweep import write_tables
-
     console = Console()
     name = config.run_name
     folder = RunFolder(out / "runs" / name)
@@ -63,7 +63,7 @@ def run_here(config: RunConfig, out: Path, device: str) -> int:
         summary = {key: value for key, value in metrics["summary"].items() if value is not None}
         console.print(f"[bold]{classifier}[/]: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in summary.items()))
     console.print(f"memory held at the end: {sum(result['memory_held'])} images")
-    write_tables(out)
+    finish(out)
     return 0
 
 

@@ -120,6 +120,7 @@ def main(folder: str, runs: str, workers: str, epochs: str) -> None:
     from benchmark import sweep
     from benchmark.engines.local import LocalEngine
     from benchmark.engines.worker import Listener
+    from benchmark.outputs import write_results
 
     begins: list[float] = []
     ends: list[float] = []
@@ -134,7 +135,9 @@ def main(folder: str, runs: str, workers: str, epochs: str) -> None:
 
     plan = _config(int(epochs), f"grid={{training.seed: {list(range(int(runs)))}}}").runs()
     devices = ["cpu"] * int(workers)
-    sweep.run_sweep(plan, Path(folder), lambda out, listener: LocalEngine(out, devices, timed(listener)))
+    sweep.run_sweep(
+        plan, Path(folder), lambda out, listener: LocalEngine(out, devices, timed(listener)), finish=write_results
+    )
     print(json.dumps([begins, ends]))
 
 

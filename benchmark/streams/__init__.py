@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from benchmark.streams.images import ImageStore
     from benchmark.streams.info import StreamInfo, stream_table
     from benchmark.streams.order import named_order
-    from benchmark.streams.plot import plot_stream
     from benchmark.streams.profile import class_counts
     from benchmark.streams.scenario import LongTailedBenchmark, StreamExperience
     from benchmark.streams.split import class_split
@@ -27,7 +26,6 @@ _HOME = {
     "class_split": "split",
     "long_tailed_benchmark": "benchmark",
     "named_order": "order",
-    "plot_stream": "plot",
     "stream_table": "info",
 }
 
@@ -40,7 +38,6 @@ __all__ = [
     "class_split",
     "long_tailed_benchmark",
     "named_order",
-    "plot_stream",
     "stream_table",
 ]
 
