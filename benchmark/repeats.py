@@ -33,9 +33,9 @@ class Repeats:
         """Raise UserError when a repeat of `run`, which would train in `precision` here, was made in another."""
         if run.training.precision != "auto":
             return
-        wanted = _identity(run.model_dump(mode="json"))
+        wanted = _identity_but_for_seeds(run.model_dump(mode="json"))
         for other, name, config in self._found.get(run.strategy.name, ()):
-            if other != precision and _identity(config) == wanted:
+            if other != precision and _identity_but_for_seeds(config) == wanted:
                 raise UserError(
                     f"training.precision=auto is {precision} on this machine, and {name}, which differs in seeds only, "
                     f"was made in {other}: they must not be averaged, so go on where that was made, or give another "
@@ -43,7 +43,7 @@ class Repeats:
                 )
 
 
-def _identity(config: Mapping[str, Any]) -> str | None:
+def _identity_but_for_seeds(config: Mapping[str, Any]) -> str | None:
     """The hash of a run but for its seeds; None of a config that this imcil does not know."""
     try:
         return validated(override(config, UNSEEDED)).hash
