@@ -55,10 +55,10 @@ lint: setup      ## ruff and mypy
 	$(BIN)/mypy
 
 readme: setup    ## regenerate the tables of README.md and results/README.md
-	$(BIN)/python -m benchmark.readme
+	$(BIN)/python -m benchmark.pages
 
 reference: setup ## export the finished runs of results/SWEEP to results/reference/SWEEP, for committing
-	$(BIN)/python -m benchmark.reference results/$(SWEEP)
+	$(BIN)/python -m benchmark.storage.archive results/$(SWEEP)
 	$(BIN)/imcil table results/reference/$(SWEEP)
 	$(BIN)/imcil figures results/reference/$(SWEEP)
 

@@ -1,5 +1,7 @@
 """`python -m benchmark` is `imcil`."""
 
+from __future__ import annotations
+
 import sys
 
 from benchmark.cli import main

@@ -21,7 +21,7 @@ ROOMS = ("datasets", "strategies", "configs", "backbones", "figures", "published
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run a command, and return the exit status: 0, 1 for failed runs, 2 for a mistake in the input, 75 for a
-    run or sweep that was stopped by a signal and goes on with the same command (`benchmark.interruption`).
+    run or sweep that was stopped by a signal and goes on with the same command (`benchmark.runs.signals`).
     """
     parser = _parser()
     if not (sys.argv[1:] if arguments is None else arguments):

@@ -6,19 +6,29 @@ Heavy imports happen inside, so that `--help` and `list` answer at once, and com
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from benchmark import outputs
+from benchmark.config.schema import RunConfig
+from benchmark.datasets.progress import LIBRARIES, waiting
 from benchmark.errors import UserError, did_you_mean
+from benchmark.runs.signals import RESUMABLE, StopRequest
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps.engines import worker
+from benchmark.sweeps.live_view import LiveView
+from benchmark.sweeps.preflight import check_writable
 
 if TYPE_CHECKING:
-    from benchmark.config import RunConfig
-    from benchmark.engines.base import Engine
-    from benchmark.engines.worker import Listener
+    from benchmark.config.schema import RunConfig
+    from benchmark.sweeps.engines.base import Engine
+    from benchmark.sweeps.engines.worker import Listener
 
 
 def list_names(options: argparse.Namespace) -> int:
@@ -47,15 +57,15 @@ def _descriptions(room: str) -> list[tuple[str, str]]:
 
         return [(name, datasets.describe(name)) for name in datasets.names()]
     if room == "backbones":
-        from benchmark import models
+        from benchmark import backbones
 
-        return [(name, models.describe(name)) for name in models.names()]
+        return [(name, backbones.describe(name)) for name in backbones.names()]
     if room == "figures":
         from benchmark import figures
 
         return [(name, figures.describe(name)) for name in figures.NAMES]
     if room == "published":
-        from benchmark import published
+        from benchmark.results import published
 
         return published.descriptions()
     from benchmark import config
@@ -65,7 +75,6 @@ def _descriptions(room: str) -> list[tuple[str, str]]:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark import config
-    from benchmark.engines.console import run_here
 
     sweep = config.load(options.config, options.overrides)
     _check_code(options, [sweep.base])
@@ -77,7 +86,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    from benchmark import config, sweep
+    from benchmark import config
+    from benchmark.sweeps import sweep
 
     plan = config.load(options.config, options.overrides)
     runs = plan.runs()
@@ -93,7 +103,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    from benchmark import plan, sweep
+    from benchmark.sweeps import plan, sweep
 
     runs = plan.planned_runs(options.directory)
     _check_code(options, runs)
@@ -110,7 +120,7 @@ def retry(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     from benchmark import config
-    from benchmark.tune import tune
+    from benchmark.tuning.tune import tune
 
     plan = config.load(options.config, options.overrides)
     _check_code(options, plan.runs())
@@ -132,7 +142,7 @@ def _check_folder(rule: str, folder: Path) -> None:
 
 def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
     """Code in a file runs only if the file is named on this command line or --allow-code is given."""
-    from benchmark.overrides import parse_override, texts
+    from benchmark.config.overrides import parse_override, texts
 
     named = {text for item in getattr(options, "overrides", ()) for text in texts(parse_override(item)[1])}
     for file in (file for run in runs for file in run.code_files):
@@ -142,11 +152,11 @@ def _check_code(options: argparse.Namespace, runs: Sequence[RunConfig]) -> None:
 
 def _engine(options: argparse.Namespace) -> Callable[[Path, Listener], Engine]:
     """What makes the engine that was asked for, with its options checked."""
-    from benchmark.engines.base import NAMES
-    from benchmark.engines.device import worker_devices
-    from benchmark.engines.local import LocalEngine
-    from benchmark.engines.ray import RayEngine
-    from benchmark.engines.slurm import SlurmEngine, parse_options
+    from benchmark.sweeps.engines.base import NAMES
+    from benchmark.sweeps.engines.device import worker_devices
+    from benchmark.sweeps.engines.local import LocalEngine
+    from benchmark.sweeps.engines.ray import RayEngine
+    from benchmark.sweeps.engines.slurm import SlurmEngine, parse_options
 
     name, device, per_gpu = options.engine, options.device, options.per_gpu
     if name not in NAMES:
@@ -182,7 +192,7 @@ def stream(options: argparse.Namespace) -> int:
     plan = config.load(options.config, options.overrides)
     _check_code(options, [plan.base])
     with waiting(LIBRARIES):
-        from benchmark.run import prepare
+        from benchmark.runs.prepare import prepare
 
     info = prepare(plan.base)[1].info
     console, table = Console(), stream_table(info)
@@ -190,7 +200,7 @@ def stream(options: argparse.Namespace) -> int:
         console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
     if options.plot:
-        from benchmark.streams.plot import plot_stream
+        from benchmark.figures.stream_profile import plot_stream
 
         plot_stream(info, options.plot)
         print(f"Drawn to {options.plot}.")
@@ -198,14 +208,14 @@ def stream(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    from benchmark import status
+    from benchmark.sweeps import status
 
     (status.watch_status if options.watch else status.print_status)(options.directory)
     return 0
 
 
 def table(options: argparse.Namespace) -> int:
-    from benchmark import tables
+    from benchmark.tables import tables
 
     directory, where, out = options.directory, options.overrides, options.out
     if out:
@@ -219,7 +229,7 @@ def table(options: argparse.Namespace) -> int:
     else:
         outputs.write_tables(directory)
     if options.per_class:
-        from benchmark.per_class import write_per_class
+        from benchmark.tables.per_class import write_per_class
 
         print(f"Every class: {write_per_class(options.directory)}")
     return 0
@@ -244,15 +254,58 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from benchmark.compare import print_comparison
+    from benchmark.tables.published import print_comparison
 
     print_comparison(options.directory)
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    from benchmark.config import build_recipe
-    from benchmark.contract import print_check
-    from benchmark.sections import StrategyConfig
+    from benchmark.config.checks import build_recipe
+    from benchmark.config.sections import StrategyConfig
+    from benchmark.contract.checks import print_check
 
     return print_check(build_recipe(StrategyConfig(name=options.strategy)))
+
+
+def run_here(config: RunConfig, out: Path, device: str, finish: Callable[[Path], None]) -> int:
+    """Carry out one run in this process, then print its summary; returns the exit status: 1 failed, 75 interrupted.
+
+    `finish` is called with the results folder at the end, to write what is made of the results.
+
+    Raises
+    ------
+    UserError : the config does not fit its data; nothing was started.
+    """
+    console = Console()
+    name = config.run_name
+    folder = RunFolder(out / "runs" / name)
+    if folder.read_result() is None:
+        with StopRequest().listening("Stopping after this step; a second signal ends it at once.") as stop:
+            check_writable(out)
+            with waiting(LIBRARIES):
+                importlib.import_module("benchmark.runs.execute")  # some seconds; its first user is `check`
+            for _, sentence in worker.check([config], device, out, workers=1):  # before the folder exists
+                raise UserError(sentence)
+            view = LiveView([name])
+            with view:
+                if folder.state == "failed":
+                    folder.forgive()
+                kind, message = worker.carry_out(config, folder, device, view.event, stop)
+        if kind == "interrupted":
+            print("imcil: interrupted and saved; the same command continues.", file=sys.stderr)
+            return RESUMABLE
+        if message is not None:
+            record = f" The traceback is in {folder.failure}." if folder.failure.exists() else ""
+            print(f"imcil: {message}{'' if message.endswith('.') else '.'}{record}", file=sys.stderr)
+            return 1
+    else:
+        console.print(f"{folder.path} is finished; its result is shown. Remove the folder to train again.")
+    result = folder.read_result()
+    assert result is not None
+    for classifier, metrics in result["classifiers"].items():
+        summary = {key: value for key, value in metrics["summary"].items() if value is not None}
+        console.print(f"[bold]{classifier}[/]: " + ", ".join(f"{k} {100 * v:.2f}" for k, v in summary.items()))
+    console.print(f"memory held at the end: {sum(result['memory_held'])} images")
+    finish(out)
+    return 0

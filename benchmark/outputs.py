@@ -11,9 +11,9 @@ def import_early() -> None:
     import matplotlib.backends.backend_pdf  # noqa: F401
     import seaborn  # noqa: F401
 
-    import benchmark.accounting
     import benchmark.figures
-    import benchmark.tables  # noqa: F401
+    import benchmark.tables.costs
+    import benchmark.tables.tables  # noqa: F401
 
 
 def write_results(directory: Path) -> None:
@@ -24,9 +24,9 @@ def write_results(directory: Path) -> None:
 
 def write_tables(directory: Path) -> None:
     """summary.csv, curves.csv, cost.csv and tables/ of a results folder; prints the main table."""
-    from benchmark.accounting import write_costs
-    from benchmark.summary import write_summary
-    from benchmark.tables import print_all_tables, tables_folder
+    from benchmark.results.costs import write_costs
+    from benchmark.results.summary import write_summary
+    from benchmark.tables.tables import print_all_tables, tables_folder
 
     summary, _ = write_summary(directory)
     write_costs(directory, summary)

@@ -19,11 +19,11 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from strategies.criterion import BalancedSoftmax
-from strategies.heads import CosineHead
-from strategies.losses import full_precision
 from strategies.lucir import LUCIR
-from strategies.recipe import Context, Parts
+from strategies.networks.heads import CosineHead
+from strategies.networks.precision import full_precision
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.recipe import Context, Parts
 
 
 class PriorAdjustedHead(CosineHead):

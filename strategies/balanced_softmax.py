@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from strategies.criterion import BalancedSoftmax
-from strategies.heads import LinearHead
 from strategies.icarl import ICaRL
 from strategies.lucir import LUCIR
-from strategies.paired_batches import PairedBalancedSoftmax, PairedBatchesPlugin
+from strategies.networks.heads import LinearHead
 from strategies.podnet import PooledOutputs, ProxyHead
-from strategies.recipe import Context, Parts, Recipe
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.paired_batches import PairedBalancedSoftmax, PairedBatchesPlugin
+from strategies.training.recipe import Context, Parts, Recipe
 
 REFERENCE = "Jodelet et al., Balanced softmax cross-entropy for incremental learning, ICANN 2021"
 

@@ -24,15 +24,15 @@ from annotated_types import Ge
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor, nn
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import ClassShareDistillationPlugin
-from strategies.features import class_positions
-from strategies.heads import LinearHead
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts, Recipe
-from strategies.schedule import Schedule
-from strategies.seen import SeenClassesPlugin
-from strategies.stage import Stage
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import ClassShareDistillationPlugin
+from strategies.training.labels import class_positions
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.schedule import Schedule
+from strategies.training.seen_classes import SeenClassesPlugin
+from strategies.training.stages import Stage
 
 
 class BiasCorrectedHead(LinearHead):

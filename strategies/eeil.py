@@ -27,15 +27,15 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import TaskWiseDistillationPlugin, column_groups
-from strategies.heads import LinearHead
-from strategies.losses import full_precision
-from strategies.memory import ExemplarMemoryPlugin, concatenate
-from strategies.recipe import Context, Parts, Recipe
-from strategies.schedule import Schedule
-from strategies.stage import Images, Stage
-from strategies.teacher import autocast_of
+from strategies.networks.heads import LinearHead
+from strategies.networks.precision import full_precision
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import TaskWiseDistillationPlugin, column_groups
+from strategies.training.memory import ExemplarMemoryPlugin, concatenate
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.schedule import Schedule
+from strategies.training.stages import Images, Stage
+from strategies.training.teacher import autocast_of
 
 NOISE_DECAY = 0.55  # gamma
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
-from strategies.heads import LinearHead
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import NewCrossEntropy, SeenCrossEntropy
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.heads import LinearHead
 from strategies.joint import FromScratchPlugin
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 class MemoryOnlyPlugin(ExemplarMemoryPlugin):

@@ -24,15 +24,14 @@ from annotated_types import Ge
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor, nn
 
-from strategies.features import class_means, extract_features
-from strategies.losses import full_precision
 from strategies.lucir import LUCIR
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts
-from strategies.schedule import Schedule
-from strategies.seen import SeenClassesPlugin
-from strategies.stage import Stage
-from strategies.transfer import sent
+from strategies.networks.precision import full_precision, sent
+from strategies.training.features import class_means, extract_features
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts
+from strategies.training.schedule import Schedule
+from strategies.training.seen_classes import SeenClassesPlugin
+from strategies.training.stages import Stage
 
 
 class MixupPlugin(SeenClassesPlugin):

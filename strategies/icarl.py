@@ -21,12 +21,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from strategies.classifiers import HeadClassifier, NearestMeanClassifier
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import DistillationPlugin, TeacherPlugin
-from strategies.heads import LinearHead
-from strategies.losses import icarl_loss
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.classifiers import HeadClassifier, NearestMeanClassifier
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import DistillationPlugin, TeacherPlugin
+from strategies.training.losses import icarl_loss
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 class SigmoidDistillationPlugin(TeacherPlugin):

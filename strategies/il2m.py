@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.features import class_means, extract_features
-from strategies.heads import LinearHead
-from strategies.losses import full_precision
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts, Recipe
-from strategies.seen import SeenClassesPlugin
+from strategies.networks.heads import LinearHead
+from strategies.networks.precision import full_precision
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.features import class_means, extract_features
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.seen_classes import SeenClassesPlugin
 
 SMALLEST = 1e-12  # mean probabilities below it count as this much
 

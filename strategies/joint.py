@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.training.plugins import SupervisedPlugin
 
-from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
-from strategies.heads import LinearHead
-from strategies.memory import concatenate
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import BalancedSoftmax, SeenCrossEntropy
+from strategies.training.memory import concatenate
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 class FromScratchPlugin(SupervisedPlugin):

@@ -21,10 +21,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from strategies.criterion import BalancedSoftmax
 from strategies.lucir import LUCIR
-from strategies.recipe import Context, Parts
-from strategies.seen import ClassCounts, SeenClassesPlugin, replays_from_loader
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.recipe import Context, Parts
+from strategies.training.seen_classes import ClassCounts, SeenClassesPlugin, replays_from_loader
 
 REFERENCE = "Menon et al., Long-tail learning via logit adjustment, ICLR 2021; rows of AdaPrior's ablation, CVPR 2026"
 

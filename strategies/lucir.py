@@ -22,13 +22,15 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from strategies.classifiers import HeadClassifier, NearestMeanClassifier
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import TeacherPlugin
-from strategies.features import class_positions, extract_features
-from strategies.heads import CosineHead
-from strategies.losses import full_precision, less_forget_loss, margin_ranking_loss
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import CosineHead
+from strategies.networks.precision import full_precision
+from strategies.training.classifiers import HeadClassifier, NearestMeanClassifier
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import TeacherPlugin
+from strategies.training.features import extract_features
+from strategies.training.labels import class_positions
+from strategies.training.losses import less_forget_loss, margin_ranking_loss
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 def imprinted_weight(features: Tensor, mean_old_norm: Tensor) -> Tensor:

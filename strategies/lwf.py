@@ -14,10 +14,10 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
-from strategies.distillation import DistillationPlugin
-from strategies.heads import LinearHead
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import NewCrossEntropy, SeenCrossEntropy
+from strategies.training.distillation import DistillationPlugin
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.features import extract_features
-from strategies.heads import LinearHead
-from strategies.recipe import Context, Parts, Recipe
-from strategies.seen import SeenClassesPlugin
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.features import extract_features
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.seen_classes import SeenClassesPlugin
 
 
 class NearestClassMeanHead(LinearHead):

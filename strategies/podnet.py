@@ -37,17 +37,19 @@ from annotated_types import Ge, Gt
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from strategies.classifiers import HeadClassifier, NearestMeanClassifier
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import TeacherPlugin
-from strategies.features import class_positions, extract_features
-from strategies.heads import CosineHead
-from strategies.losses import full_precision, less_forget_loss
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts, Recipe
-from strategies.seeding import derive_seed
-from strategies.stage import FreshFeatures, Stage
-from strategies.teacher import autocast_of
+from strategies.networks.heads import CosineHead
+from strategies.networks.precision import full_precision
+from strategies.training.classifiers import HeadClassifier, NearestMeanClassifier
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import TeacherPlugin
+from strategies.training.features import extract_features
+from strategies.training.labels import class_positions
+from strategies.training.losses import less_forget_loss
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.seeds import derive_seed
+from strategies.training.stages import FreshFeatures, Stage
+from strategies.training.teacher import autocast_of
 
 REFERENCE = "Douillard et al., PODNet: Pooled outputs distillation for small-tasks incremental learning, ECCV 2020"
 KMEANS_ITERATIONS = 30

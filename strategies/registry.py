@@ -7,19 +7,18 @@ named in a config as `path/to/file.py:Class`. Two methods of one name are an err
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
+from strategies.user_code import import_file
+
 if TYPE_CHECKING:
-    from strategies.recipe import Recipe
+    from strategies.training.recipe import Recipe
 
 NAMES: dict[str, tuple[str, str]] = {
     "finetune": ("strategies.finetune:Finetune", "cross-entropy on the new data alone; the lower bound"),
@@ -30,10 +29,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "bic": ("strategies.bic:BiC", "two-number correction of the new logits (CVPR 2019)"),
     "wa": ("strategies.wa:WA", "new rows of the head scaled to the old rows' norm (CVPR 2020)"),
     "lucir": ("strategies.lucir:LUCIR", "cosine head, less-forget constraint, margin ranking (CVPR 2019)"),
-    "lucir_cn": ("strategies.lucir_ladder:LUCIRCosineNormalisation", "lucir's ladder: cosine head, scores mimicked"),
-    "lucir_cn_lc": ("strategies.lucir_ladder:LUCIRLessForget", "lucir without margin ranking"),
-    "lucir_constant": ("strategies.lucir_ladder:LUCIRConstant", "lucir with a constant lambda"),
-    "lucir_cbf": ("strategies.lucir_ladder:LUCIRBalanced", "lucir with class-balance finetuning of its head"),
+    "lucir_cn": ("strategies.lucir_ablations:LUCIRCosineNormalisation", "lucir's ladder: cosine head, scores mimicked"),
+    "lucir_cn_lc": ("strategies.lucir_ablations:LUCIRLessForget", "lucir without margin ranking"),
+    "lucir_constant": ("strategies.lucir_ablations:LUCIRConstant", "lucir with a constant lambda"),
+    "lucir_cbf": ("strategies.lucir_ablations:LUCIRBalanced", "lucir with class-balance finetuning of its head"),
     "podnet": ("strategies.podnet:PODNet", "proxies, pooled-outputs distillation, balanced finetuning (ECCV 2020)"),
     "il2m": ("strategies.il2m:IL2M", "scores rectified by statistics of each class's first experience (ICCV 2019)"),
     "ssil": (
@@ -57,37 +56,52 @@ NAMES: dict[str, tuple[str, str]] = {
     ),
     "eeil_lws": ("strategies.weight_scaling:EEILWeightScaling", "eeil, then a learned scale per class"),
     "podnet_lws": ("strategies.weight_scaling:PODNetWeightScaling", "podnet, then a learned scale per class"),
-    "gr": ("strategies.dgr:UnifiedGR", "gradient reweighting, one group over all classes"),
-    "dgr": ("strategies.dgr:DGR", "decoupled gradient reweighting and distribution-aware distillation (CVPR 2024)"),
-    "dgr_symmetric": ("strategies.dgr:DGRSymmetric", "dgr with a ratio that may boost new classes"),
-    "gr_intra": ("strategies.dgr:IntraGR", "dgr without ratios between old and new, beta = 1"),
-    "dgr_no_attenuation": ("strategies.dgr:DGRNoAttenuation", "dgr with gamma = 1"),
-    "dgr_no_beta": ("strategies.dgr:DGRNoBeta", "dgr with beta = 1"),
-    "dgr_no_offset": ("strategies.dgr:DGRNoOffset", "dgr with plain softmax"),
-    "dgr_vanilla_kd": ("strategies.dgr:DGRVanillaKD", "dgr with plain distillation (R = 1, or w = 1)"),
-    "dgr_mixed_kd": ("strategies.dgr:DGRMixedKD", "dgr with R = 0: distillation of the mixed logits alone"),
-    "dgr_reweighted_kd": ("strategies.dgr:DGRReweightedKD", "dgr that reweights distillation too; a negative control"),
-    "dgr_feature_kd": ("strategies.dgr:DGRFeatureKD", "dgr with feature distillation"),
-    "dgr_no_kd": ("strategies.dgr:DGRNoKD", "dgr without distillation"),
-    "dgr_static": ("strategies.dgr:DGRStatic", "dgr on image counts in place of accumulated gradients"),
-    "ce_kd": ("strategies.dgr:CrossEntropyKD", "cross-entropy and plain distillation: the baseline of dgr's ablation"),
-    "bsce_kd": ("strategies.dgr:BalancedSoftmaxKD", "ce_kd with balanced softmax"),
+    "gr": ("strategies.dgr.recipes:UnifiedGR", "gradient reweighting, one group over all classes"),
+    "dgr": (
+        "strategies.dgr.recipes:DGR",
+        "decoupled gradient reweighting and distribution-aware distillation (CVPR 2024)",
+    ),
+    "dgr_symmetric": ("strategies.dgr.recipes:DGRSymmetric", "dgr with a ratio that may boost new classes"),
+    "gr_intra": ("strategies.dgr.recipes:IntraGR", "dgr without ratios between old and new, beta = 1"),
+    "dgr_no_attenuation": ("strategies.dgr.recipes:DGRNoAttenuation", "dgr with gamma = 1"),
+    "dgr_no_beta": ("strategies.dgr.recipes:DGRNoBeta", "dgr with beta = 1"),
+    "dgr_no_offset": ("strategies.dgr.recipes:DGRNoOffset", "dgr with plain softmax"),
+    "dgr_vanilla_kd": ("strategies.dgr.recipes:DGRVanillaKD", "dgr with plain distillation (R = 1, or w = 1)"),
+    "dgr_mixed_kd": ("strategies.dgr.recipes:DGRMixedKD", "dgr with R = 0: distillation of the mixed logits alone"),
+    "dgr_reweighted_kd": (
+        "strategies.dgr.recipes:DGRReweightedKD",
+        "dgr that reweights distillation too; a negative control",
+    ),
+    "dgr_feature_kd": ("strategies.dgr.recipes:DGRFeatureKD", "dgr with feature distillation"),
+    "dgr_no_kd": ("strategies.dgr.recipes:DGRNoKD", "dgr without distillation"),
+    "dgr_static": ("strategies.dgr.recipes:DGRStatic", "dgr on image counts in place of accumulated gradients"),
+    "ce_kd": (
+        "strategies.dgr.recipes:CrossEntropyKD",
+        "cross-entropy and plain distillation: the baseline of dgr's ablation",
+    ),
+    "bsce_kd": ("strategies.dgr.recipes:BalancedSoftmaxKD", "ce_kd with balanced softmax"),
     "gdumb": ("strategies.gdumb:GDumb", "a new network on the memory alone, in every experience (ECCV 2020)"),
     "ncm": ("strategies.ncm:NCM", "nearest class mean on the features of the first experience (TPAMI 2013)"),
     "joint": ("strategies.joint:Joint", "retrained from scratch on all data seen; the plain upper bound"),
     "joint_bsce": ("strategies.joint:JointBalancedSoftmax", "joint with balanced softmax; bound on a balanced test"),
     "ml_finetune": (
-        "strategies.ml_replay:MultiLabelFinetune",
+        "strategies.multilabel.replay:MultiLabelFinetune",
         "multi-label: binary cross-entropy on the new data alone",
     ),
-    "ml_replay": ("strategies.ml_replay:MultiLabelReplay", "multi-label: exemplars, missing labels masked or negative"),
-    "ml_lwf": ("strategies.ml_lwf:MultiLabelLwF", "multi-label: sigmoid distillation, with exemplars"),
-    "ml_asl": ("strategies.ml_lwf:MultiLabelASL", "multi-label: ml_lwf with the asymmetric loss (ICCV 2021)"),
-    "ml_akd": ("strategies.rebll:MultiLabelAKD", "multi-label: rebll without relabeling"),
-    "rebll": ("strategies.rebll:RebLL", "multi-label: asymmetric distillation, memory relabeled online (AAAI 2025)"),
-    "ml_oracle": ("strategies.rebll:MultiLabelOracle", "multi-label: rebll with true labels in memory"),
+    "ml_replay": (
+        "strategies.multilabel.replay:MultiLabelReplay",
+        "multi-label: exemplars, missing labels masked or negative",
+    ),
+    "ml_lwf": ("strategies.multilabel.lwf:MultiLabelLwF", "multi-label: sigmoid distillation, with exemplars"),
+    "ml_asl": ("strategies.multilabel.lwf:MultiLabelASL", "multi-label: ml_lwf with the asymmetric loss (ICCV 2021)"),
+    "ml_akd": ("strategies.multilabel.rebll:MultiLabelAKD", "multi-label: rebll without relabeling"),
+    "rebll": (
+        "strategies.multilabel.rebll:RebLL",
+        "multi-label: asymmetric distillation, memory relabeled online (AAAI 2025)",
+    ),
+    "ml_oracle": ("strategies.multilabel.rebll:MultiLabelOracle", "multi-label: rebll with true labels in memory"),
     "ml_joint": (
-        "strategies.ml_joint:MultiLabelJoint",
+        "strategies.multilabel.joint:MultiLabelJoint",
         "multi-label: all images seen, completely annotated; the bound",
     ),
 }
@@ -146,7 +160,7 @@ def _load(target: str) -> type[Recipe]:
 
 
 def _load_file(name: str) -> type[Recipe]:
-    from strategies.recipe import Recipe
+    from strategies.training.recipe import Recipe
 
     file, _, attribute = name.rpartition(":")
     path = Path(file)
@@ -158,20 +172,11 @@ def _load_file(name: str) -> type[Recipe]:
         found = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Recipe)]
         found = [key for key in found if key != "Recipe"]
         if isinstance(recipe, type):
-            raise ValueError(f'"{attribute}" in "{file}" is no recipe: derive it from strategies.recipe.Recipe.')
+            raise ValueError(
+                f'"{attribute}" in "{file}" is no recipe: derive it from strategies.training.recipe.Recipe.'
+            )
         raise ValueError(f'"{file}" has no recipe class "{attribute}". Valid choices: {", ".join(found) or "none"}.')
     return recipe
-
-
-def import_file(path: Path) -> ModuleType:
-    """Import a file from outside the package; whatever it raises is raised."""
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files of one name are several modules
-    spec = importlib.util.spec_from_file_location(f"imcil_file_{path.stem}_{place}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up while the class is made
-    spec.loader.exec_module(module)
-    return module
 
 
 def describe(name: str) -> str:

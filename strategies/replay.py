@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.heads import LinearHead
-from strategies.paired_batches import PairedBatchesPlugin
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.paired_batches import PairedBatchesPlugin
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import TaskWiseDistillationPlugin
-from strategies.heads import LinearHead
-from strategies.paired_batches import PairedBatchesPlugin
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import TaskWiseDistillationPlugin
+from strategies.training.paired_batches import PairedBatchesPlugin
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 class SeparatedSoftmax(SeenCrossEntropy):

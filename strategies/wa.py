@@ -17,11 +17,11 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import ClassShareDistillationPlugin
-from strategies.heads import LinearHead
-from strategies.recipe import Context, Parts, Recipe
-from strategies.seen import SeenClassesPlugin
+from strategies.networks.heads import LinearHead
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import ClassShareDistillationPlugin
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.seen_classes import SeenClassesPlugin
 
 
 def weight_aligning_factor(weight: Tensor, num_old: int) -> Tensor:

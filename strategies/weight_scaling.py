@@ -30,14 +30,14 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from strategies.criterion import SeenCrossEntropy
 from strategies.eeil import EEIL
-from strategies.heads import CosineHead, GrowingHead, SplitHead, SplitLinearHead
 from strategies.lucir import LUCIR
+from strategies.networks.heads import CosineHead, GrowingHead, SplitHead, SplitLinearHead
 from strategies.podnet import PODNetWithoutFinetuning, ProxyHead
-from strategies.recipe import Context, Parts
-from strategies.schedule import Schedule
-from strategies.stage import FreshFeatures, Stage
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.recipe import Context, Parts
+from strategies.training.schedule import Schedule
+from strategies.training.stages import FreshFeatures, Stage
 
 REFERENCE = "Liu et al., Long-tailed class incremental learning, ECCV 2022"
 IN_A_ROW = 4  # images of a class before the next one's turn

@@ -11,7 +11,7 @@ from avalanche.benchmarks import nc_benchmark
 from avalanche.training.plugins import SupervisedPlugin
 from torch.utils.data import TensorDataset
 
-from strategies.heads import SplitHead
+from strategies.networks.heads import SplitHead
 
 SHUFFLED_IDS = [7, 2, 5, 0, 8, 3, 6, 1, 4]
 CHANCE = 1 / 9

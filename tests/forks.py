@@ -16,12 +16,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmark.engines import worker
-from benchmark.engines.worker import work
-from benchmark.interruption import StopRequest
+from benchmark.runs.signals import StopRequest
+from benchmark.sweeps.engines import worker
+from benchmark.sweeps.engines.worker import work
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmark.run", "sklearn.datasets"])
+
+CONTEXT.set_forkserver_preload(["benchmark.runs.execute", "sklearn.datasets"])
+
 NOTICE = "Stopping after this step; a second signal ends it at once."  # what a run on its own prints
 
 
@@ -32,7 +34,7 @@ class Fork:
     ----------
     prepare : called in the process before it works, with its end of `told`.
     paced : it stops and waits at steps that it was not allowed (`allow`).
-    options : of `benchmark.engines.worker.work`.
+    options : of `benchmark.sweeps.engines.worker.work`.
 
     Attributes
     ----------

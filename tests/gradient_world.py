@@ -15,16 +15,13 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from strategies import losses
-from strategies.criterion import BalancedSoftmax
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-)
-from strategies.teacher import last_linear
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.training import losses
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.teacher import last_linear
 
 COUNTS = {0: 40, 1: 7, 2: 25, 3: 12, 4: 30, 5: 5, 6: 18}
-
 SHUFFLED = [[2, 5, 6], [1, 4], [0, 3]]
 
 

@@ -18,8 +18,8 @@ from forks import CONTEXT
 from small_run import TINY, config, execute, repeatable
 
 from benchmark.cli import main
-from benchmark.engines.local import LocalEngine
-from benchmark.store import RunFolder
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps.engines.local import LocalEngine
 
 
 def own_mounts() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import metrics, store
+from benchmark.metrics import single_label
+from benchmark.storage.files import append_jsonl, config_hash, write_bytes, write_json
+from benchmark.storage.folder import RunFolder
 
 METHODS = {"finetune": ["head"], "icarl": ["head", "nme"], "dgr": ["head"]}
 PROTOCOLS = (("lfs", 5), ("lfh", 2))
@@ -36,7 +38,7 @@ def config(strategy: str, protocol: str = "lfs", tasks: int = 5, seed: int = 0, 
 def name_of(content: dict) -> str:
     stream, training = content["stream"], content["training"]
     readable = f"{stream['protocol']}{stream['tasks']}-{content['strategy']['name']}-s{training['seed']}"
-    return f"cifar100-{readable}-{store.config_hash(content)[:10]}"
+    return f"cifar100-{readable}-{config_hash(content)[:10]}"
 
 
 def write_run(
@@ -52,8 +54,8 @@ def write_run(
     sizes = [20 // tasks] * tasks if stream["protocol"] == "lfs" else [10, *([10 // tasks] * tasks)]
     counts = [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]
     info = {"sizes": sizes, "profile_counts": counts, "train_counts": counts, "dataset": content["dataset"]["name"]}
-    folder = store.RunFolder(Path(root) / "runs" / name)
-    store.write_json(folder.config, content)
+    folder = RunFolder(Path(root) / "runs" / name)
+    write_json(folder.config, content)
     if not finished:
         return name
     rng = np.random.default_rng(list(name.encode()))
@@ -65,12 +67,12 @@ def write_run(
             total = np.broadcast_to(totals, 20)[:num_seen]
             drawn = rng.binomial(total, 0.9 * 0.8**t) if accuracy is None else total * accuracy // 100
             records.append({"correct": drawn, "total": total})
-        found[classifier], counted[classifier] = metrics.all_metrics(records, info), records
-    store.write_json(folder.stream, info)
-    store.write_json(folder.environment, {"resolved": {"precision": precision, "compile": "off"}})
+        found[classifier], counted[classifier] = single_label.all_metrics(records, info), records
+    write_json(folder.stream, info)
+    write_json(folder.environment, {"resolved": {"precision": precision, "compile": "off"}})
     if details:
         _write_details(folder, content, sizes, counts, counted)
-    store.write_json(
+    write_json(
         folder.result,
         {"format": 1, "run": name, "classifiers": found, "memory_held": [20] * 15 + [5] * 5, "complete": True},
     )
@@ -84,9 +86,9 @@ def _write_details(folder, content, sizes, counts, counted) -> None:
         num_old, num_seen = sum(sizes[:t]), sum(sizes[: t + 1])
         at_step = {name: {key: v.tolist() for key, v in records[t].items()} for name, records in counted.items()}
         held = [min(budget, n) for n in counts[:num_seen]]
-        store.append_jsonl(folder.metrics, {"experience": t, "classifiers": at_step, "memory_held": held})
+        append_jsonl(folder.metrics, {"experience": t, "classifiers": at_step, "memory_held": held})
         cost = {"experience": t, "train_seconds": 10.0, "eval_seconds": 1.0, "images_trained": 1000}
-        store.append_jsonl(folder.cost, cost)
+        append_jsonl(folder.cost, cost)
         record = {
             "experience": t,
             "ce_gradient_norm": None if cosine else [0.1 * (j + 1) for j in range(num_seen)],
@@ -95,14 +97,14 @@ def _write_details(folder, content, sizes, counts, counted) -> None:
             "scale": 3.0 if cosine else None,
             "plugins": {},
         }
-        store.append_jsonl(folder.diagnostics, record)
+        append_jsonl(folder.diagnostics, record)
     confusions = {}
     for name, records in counted.items():  # what is wrong went to the class before
         correct, total = records[-1]["correct"], records[-1]["total"]
         confusions[name] = np.diag(correct) + np.roll(np.diag(total - correct), -1, axis=1)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **confusions)
-    store.write_bytes(folder.confusion_of(len(sizes) - 1), buffer.getvalue())
+    write_bytes(folder.confusion_of(len(sizes) - 1), buffer.getvalue())
 
 
 def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3, details=False) -> list[str]:
@@ -113,5 +115,5 @@ def build(root, methods=METHODS, protocols=PROTOCOLS, seeds=3, details=False) ->
         for protocol, tasks in protocols
         for seed in range(seeds)
     ]
-    store.write_json(Path(root) / "sweep.json", {"runs": {name_of(content): content for content, _ in runs}})
+    write_json(Path(root) / "sweep.json", {"runs": {name_of(content): content for content, _ in runs}})
     return [write_run(root, content, classifiers, details=details) for content, classifiers in runs]

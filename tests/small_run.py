@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import run
-from benchmark.config import RunConfig, validated
-from benchmark.engines.worker import carry_out
-from benchmark.interruption import StopRequest
-from benchmark.store import RunFolder
+from benchmark.config.schema import RunConfig, validated
+from benchmark.runs import execute as runs
+from benchmark.runs.signals import StopRequest
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps.engines.worker import carry_out
 from strategies import registry
 
 BASE: dict[str, Any] = {
@@ -83,15 +83,15 @@ def chop(wanted: RunConfig, folder: RunFolder, looks: Sequence[int]) -> int:
     """Carry a run out, killing it after so many looks each time; returns how often it was killed."""
     for kills, limit in enumerate(looks):
         try:
-            run.execute(wanted, folder, stop=KilledAt(limit))
+            runs.execute(wanted, folder, stop=KilledAt(limit))
             return kills
         except Killed:
             assert not folder.result.exists()
-    run.execute(wanted, folder)
+    runs.execute(wanted, folder)
     return len(looks)
 
 
-def kill_at(experience: int) -> run.Progress:
+def kill_at(experience: int) -> runs.Progress:
     """Ends the run in the middle of training an experience."""
 
     def progress(event: dict[str, Any]) -> None:
@@ -105,12 +105,12 @@ def interrupt(wanted: RunConfig, folder: RunFolder, *experiences: int) -> None:
     """Run until each of `experiences` in turn, going on from the last checkpoint."""
     for experience in experiences:
         with pytest.raises(Killed):
-            run.execute(wanted, folder, kill_at(experience))
+            runs.execute(wanted, folder, kill_at(experience))
 
 
 def done(wanted: RunConfig, path: Path) -> RunFolder:
     folder = RunFolder(path)
-    run.execute(wanted, folder)
+    runs.execute(wanted, folder)
     return folder
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from benchmark import claims, files
-from benchmark.claims import AlreadyRunning, Claim, ClaimLost, hold, newest
-from benchmark.store import RunFolder, load_runs
+from benchmark.storage import files, leases
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.leases import AlreadyRunning, Claim, ClaimLost, hold, newest
+from benchmark.storage.records import load_runs
 
 ELSEWHERE = {"host": "far", "pid": 1, "process_start": 1, "machine": "another boot", "since": 0.0, "lease": 100.0}
 
@@ -176,7 +177,7 @@ def test_a_wrong_clock_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The age of a claim is told by the file system's clock, not by this machine's."""
     write_claim(tmp_path)
     now = time.time()
-    monkeypatch.setattr(claims.time, "time", lambda: now + 10_000)
+    monkeypatch.setattr(leases.time, "time", lambda: now + 10_000)
     with pytest.raises(AlreadyRunning), hold(tmp_path):
         pass
 
@@ -190,7 +191,7 @@ def test_states_are_told_by_the_clock_of_the_file_system(
         write_claim(tmp_path / "runs" / name, age=age)
         files.write_json(tmp_path / "runs" / name / "config.json", {"strategy": "replay"})
     now = time.time()
-    monkeypatch.setattr(claims.time, "time", lambda: now + wrong)
+    monkeypatch.setattr(leases.time, "time", lambda: now + wrong)
     assert [record.state for record in load_runs(tmp_path)] == ["running", "pending"]
     assert [RunFolder(tmp_path / "runs" / name).state for name in ("alive", "dead")] == ["running", "pending"]
     left = sorted(path.name for path in (tmp_path / "runs").rglob("*") if path.name != "config.json")
@@ -202,8 +203,8 @@ def test_a_listing_asks_for_the_time_once_and_only_if_it_matters(
 ) -> None:
     """A folder may hold ten thousand runs; and one that cannot be written to is read by this machine's clock."""
     asked: list[Path] = []
-    file_clock = claims._file_clock
-    monkeypatch.setattr(claims, "_file_clock", lambda folder: (asked.append(folder), file_clock(folder))[1])
+    file_clock = leases._file_clock
+    monkeypatch.setattr(leases, "_file_clock", lambda folder: (asked.append(folder), file_clock(folder))[1])
     write_claim(tmp_path / "runs" / "over", released=True)
     with hold(tmp_path / "runs" / "here"):
         load_runs(tmp_path)
@@ -217,7 +218,7 @@ def test_a_listing_asks_for_the_time_once_and_only_if_it_matters(
     def read_only(folder: Path) -> float:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(claims, "_file_clock", read_only)
+    monkeypatch.setattr(leases, "_file_clock", read_only)
     assert [record.state for record in load_runs(tmp_path)].count("running") == 3
 
 
@@ -227,7 +228,7 @@ def test_a_damaged_claim_counts_until_the_usual_lease_is_over(tmp_path: Path, co
     path.write_text(content)
     with pytest.raises(AlreadyRunning), hold(tmp_path):
         pass
-    heard = time.time() - claims.LEASE - 1
+    heard = time.time() - leases.LEASE - 1
     os.utime(path, (heard, heard))
     with hold(tmp_path) as held:
         assert held.number == 2
@@ -267,7 +268,7 @@ def test_a_file_system_without_links_takes_claims(code: int, tmp_path: Path, mon
     monkeypatch.setattr(os, "link", without)
     with hold(tmp_path) as held:
         assert names(tmp_path) == ["claim.0001.json"]
-        monkeypatch.setattr(claims, "newest", lambda folder: None)  # another looked just before
+        monkeypatch.setattr(leases, "newest", lambda folder: None)  # another looked just before
         with pytest.raises(AlreadyRunning), hold(tmp_path):
             pass
         assert names(tmp_path) == ["claim.0001.json"] and held.number == 1
@@ -366,7 +367,7 @@ def test_a_full_disk_does_not_silence_an_owner(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with hold(tmp_path, lease=0.4):
-        monkeypatch.setattr(claims, "write_json", full)
+        monkeypatch.setattr(leases, "write_json", full)
         path = tmp_path / "claim.0001.json"
         os.utime(path, (0, 0))
         assert soon(lambda: path.stat().st_mtime > 0)

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import config, store
+from benchmark import config
 from benchmark.cli import ROOMS, main
+from benchmark.storage.files import append_jsonl, read_json, write_json
+from benchmark.storage.folder import RunFolder
 
 TINY = ["dataset.name=digits", "training.epochs=1", "stream.tasks=2"]
 
@@ -171,7 +173,7 @@ def test_code_files_need_consent(refusal: Callable[..., str], tmp_path: Path) ->
     for name in ("run", "sweep", "stream"):
         sentence = refusal(name, str(config))
         assert sentence == f'The config would run code from "{plugin}:Mine": give --allow-code if you trust it.'
-    store.write_json(tmp_path / "results" / "sweep.json", {"runs": {"a": {"strategy": {"name": f"{plugin}:Mine"}}}})
+    write_json(tmp_path / "results" / "sweep.json", {"runs": {"a": {"strategy": {"name": f"{plugin}:Mine"}}}})
     assert "give --allow-code" in refusal("retry", str(tmp_path / "results"))
     assert not trace.exists()
     assert 'has no recipe class "Mine"' in refusal("run", str(config), "--allow-code")
@@ -335,7 +337,7 @@ def test_run_prints_its_result_and_is_not_repeated(workplace: Path, capfd: pytes
     assert main(arguments) == 0
     first = capfd.readouterr().out
     (folder,) = (workplace / "results" / "digits" / "runs").iterdir()
-    result = store.read_json(folder / "result.json")
+    result = read_json(folder / "result.json")
     for classifier in ("head", "nme"):
         accuracy = result["classifiers"][classifier]["summary"]["average_accuracy_seen"]
         assert f"{classifier}: " in first and f"average_accuracy_seen {100 * accuracy:.2f}" in " ".join(first.split())
@@ -370,7 +372,7 @@ def test_a_run_that_fails_says_why_and_ends_with_status_1(workplace: Path, capfd
         assert err.startswith("imcil: NonFiniteLossError: the loss became ") and "failure.json" in err
         assert len(err.splitlines()) == 1
         (folder,) = (workplace / "o" / "runs").iterdir()
-        failure = store.read_json(folder / "failure.json")
+        failure = read_json(folder / "failure.json")
         assert (failure["kind"], failure["attempt"]) == ("non-finite loss", attempt)
         assert "Traceback" in failure["traceback"]
         assert not (folder / "result.json").exists()
@@ -383,11 +385,11 @@ def test_a_run_that_is_being_run_elsewhere_is_left_alone(workplace: Path, capfd:
     from benchmark import config
 
     name = config.load("digits", TINY).base.run_name
-    folder = store.RunFolder(workplace / "o" / "runs" / name)
+    folder = RunFolder(workplace / "o" / "runs" / name)
     with folder.claim():
         assert main(["run", "digits", *TINY, "--out", "o"]) == 1
         assert capfd.readouterr().err == f"imcil: {name} is being run by another process.\n"
-        store.write_json(folder.config, {})
+        write_json(folder.config, {})
         assert main(["status", "o"]) == 0
     assert not folder.metrics.exists()
 
@@ -396,16 +398,16 @@ def test_status_counts_every_state(workplace: Path, capfd: pytest.CaptureFixture
     runs = workplace / "runs"
     config = {"dataset": {"name": "digits"}}
     for name in ("failed", "interrupted", "running"):
-        store.write_json(runs / name / "config.json", config)
-        store.write_json(runs / name / "stream.json", {"tasks": 5})
-    store.write_json(runs / "failed" / "failure.json", {"exception": "ValueError: [red]no\x1b[2J way", "attempt": 1})
+        write_json(runs / name / "config.json", config)
+        write_json(runs / name / "stream.json", {"tasks": 5})
+    write_json(runs / "failed" / "failure.json", {"exception": "ValueError: [red]no\x1b[2J way", "attempt": 1})
     for name in ("interrupted", "running"):
         for t in range(3):
-            store.append_jsonl(runs / name / "metrics.jsonl", {"experience": t})
+            append_jsonl(runs / name / "metrics.jsonl", {"experience": t})
     (runs / "damaged").mkdir()
     (runs / "damaged" / "config.json").write_text("{")
-    store.write_json(workplace / "sweep.json", {"runs": dict.fromkeys(("failed", "running", "not begun"), config)})
-    with store.RunFolder(runs / "running").claim():
+    write_json(workplace / "sweep.json", {"runs": dict.fromkeys(("failed", "running", "not begun"), config)})
+    with RunFolder(runs / "running").claim():
         assert main(["status", "."]) == 0
     out = capfd.readouterr().out
     rows = {" ".join(line.split()) for line in out.splitlines()}
@@ -416,7 +418,7 @@ def test_status_counts_every_state(workplace: Path, capfd: pytest.CaptureFixture
 
 
 def test_status_imports_no_torch_and_no_method(workplace: Path) -> None:
-    store.write_json(workplace / "sweep.json", {"runs": {"a": {"strategy": {"name": "nowhere.py:Mine"}}}})
+    write_json(workplace / "sweep.json", {"runs": {"a": {"strategy": {"name": "nowhere.py:Mine"}}}})
     code = "import sys; from benchmark.cli import main; main(['status', '.']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "") and "1 runs: 1 pending" in done.stdout

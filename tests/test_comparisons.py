@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import comparisons, markup, readme, store, summary, tables
+from benchmark import pages
 from benchmark.cli import main
 from benchmark.errors import UserError
+from benchmark.results import summary
+from benchmark.storage import folder
+from benchmark.tables import comparisons, render, tables
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 ROOT = Path(__file__).parent.parent
@@ -117,7 +120,7 @@ def test_variance_shares_of_every_setting(tmp_path):
     assert table.loc["LFS-5", "over"] == "2 methods x 8 runs"
     assert table.loc["LFS-5", "method"].startswith("95.0 %") and table.loc["LFS-5", "rest"] == "–"
     assert "cannot be told apart" in " ".join(table.attrs["notes"])
-    assert markup.to_markdown(table).splitlines()[2].startswith("| setting |")
+    assert render.to_markdown(table).splitlines()[2].startswith("| setting |")
 
 
 def test_too_few_runs_are_one_clear_sentence(tmp_path):
@@ -170,9 +173,9 @@ def test_forgetting_of_groups_comes_from_the_records(tmp_path):
     fake.write_run(tmp_path, fake.config("bare"))
     frame, _ = summary.summarise(tmp_path)
     table = tables.group_forgetting_table(frame)
-    lines = store.read_jsonl(tmp_path / "runs" / name / "metrics.jsonl")
+    lines = folder.read_jsonl(tmp_path / "runs" / name / "metrics.jsonl")
     recall = [np.array(line["classifiers"]["head"]["correct"]) / 100 for line in lines]
-    images = np.array(store.read_json(tmp_path / "runs" / name / "stream.json")["profile_counts"])
+    images = np.array(folder.read_json(tmp_path / "runs" / name / "stream.json")["profile_counts"])
     few = [max(r[c] for r in recall[:-1] if len(r) > c) - recall[-1][c] for c in range(16) if images[c] < 20]
     assert table.loc["lwf", ("LFS-5", "few")] == f"{100 * np.mean(few):.2f}"
     assert table.loc["bare", ("LFS-5", "few")] == "–"
@@ -188,9 +191,9 @@ def test_the_best_is_bold_only_when_enough_pairs_set_it_apart(tmp_path):
     frame = results(tmp_path, {"best": BASE + 20, "second": BASE, "third": noisy - 5, "joint": BASE + 40})
     table = tables.main_table(frame)
     assert table.attrs["bold"] == [("best", "LFS-5")] and "runner-up" in table.attrs["notes"][1]
-    text = markup.to_markdown(table)
+    text = render.to_markdown(table)
     assert f"| **{table.loc['best', 'LFS-5']}** |" in text and text.count("**") == 4  # the title is bold too
-    assert r"\textbf{43.50 $\pm$ 2.45}" in markup.to_latex(table, "x")
+    assert r"\textbf{43.50 $\pm$ 2.45}" in render.to_latex(table, "x")
     close = frame[frame["strategy"].isin(["second", "third"])].copy()
     assert tables.main_table(close).attrs["bold"] == []
     few = frame[frame["training_seed"] < 4].copy()
@@ -201,7 +204,7 @@ def test_bold_works_below_a_setting(tmp_path):
     frame = results(tmp_path, {"best": BASE + 20, "second": BASE})
     table = tables.old_new_table(frame)
     assert table.attrs["bold"] == [("best", ("LFS-5", "old")), ("best", ("LFS-5", "new"))]
-    assert markup.to_latex(table, "x").count(r"\textbf") == 2 and markup.to_markdown(table).count("**") == 6
+    assert render.to_latex(table, "x").count(r"\textbf") == 2 and render.to_markdown(table).count("**") == 6
 
 
 # --- the command line
@@ -282,9 +285,9 @@ def test_tables_need_no_torch_and_no_method(tmp_path):
 def test_a_block_of_differences(tmp_path):
     results(tmp_path / "results", {"base": BASE, "up": BASE + 20})
     page = "<!-- generated: differences results baseline=base -->\n<!-- end -->\n"
-    text = readme.regenerate(page, tmp_path)
+    text = pages.regenerate(page, tmp_path)
     assert "**Paired differences to base." in text and "+20.00 |" in text
-    assert readme.regenerate(text, tmp_path) == text
+    assert pages.regenerate(text, tmp_path) == text
     for options, message in (
         ("", "baseline=ROW"),
         ("base", "baseline=ROW"),
@@ -292,7 +295,7 @@ def test_a_block_of_differences(tmp_path):
         ("baseline=base seed=3", '"seed" selects no runs'),
     ):
         with pytest.raises(UserError, match=message):
-            readme.regenerate(f"<!-- generated: differences results {options} -->\n<!-- end -->\n", tmp_path)
+            pages.regenerate(f"<!-- generated: differences results {options} -->\n<!-- end -->\n", tmp_path)
 
 
 # --- damage
@@ -309,7 +312,7 @@ def test_a_folder_with_damage_of_every_kind_still_builds_and_says_what_is_missin
 
     waiting = fake.write_run(tmp_path, fake.config("wa", seed=3), finished=False)
     failed = fake.write_run(tmp_path, fake.config("wa", seed=4), finished=False)
-    store.write_json(runs / failed / "failure.json", {"kind": "oom", "exception": "MemoryError"})
+    folder.write_json(runs / failed / "failure.json", {"kind": "oom", "exception": "MemoryError"})
     partial = fake.write_run(tmp_path, fake.config("lwf", seed=5), details=True)
     (runs / partial / "result.json").unlink()
     torn = fake.write_run(tmp_path, fake.config("lwf", seed=6), details=True)

@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from benchmark import config
-from benchmark.config import RunConfig, build_recipe, check, load, validated
+from benchmark.config.checks import build_recipe, check
+from benchmark.config.loading import CONFIGS, load
+from benchmark.config.overrides import override
+from benchmark.config.schema import NOT_SCIENCE, RunConfig, validated
+from benchmark.config.sections import StrategyConfig
 from benchmark.errors import UserError
-from benchmark.overrides import override
-from benchmark.sections import StrategyConfig
 from strategies import registry
-from strategies.schedule import Schedule
+from strategies.training.schedule import Schedule
 
 HEADLINE = {
     "finetune", "replay", "lwf", "icarl", "bic", "wa", "lucir", "balanced_softmax", "dgr", "joint_bsce",
@@ -68,7 +70,7 @@ def test_shipped_config_expands_and_says_what_it_is(name: str) -> None:
         assert RunConfig.model_validate(run.model_dump(mode="json")).run_name == run.run_name
     for strategy in {run.strategy.model_dump_json(): run.strategy for run in runs}.values():
         build_recipe(strategy)  # every option exists
-    assert (config.CONFIGS / f"{name}.yaml").read_text().startswith("# ")
+    assert (CONFIGS / f"{name}.yaml").read_text().startswith("# ")
     check(load(name).base)  # what `imcil run` and `imcil stream` take
     assert len(config.describe(name)) > 20
 
@@ -330,7 +332,7 @@ def all_changes() -> list[dict[str, Any]]:
         for section, info in RunConfig.model_fields.items()
         for field in info.annotation.model_fields  # type: ignore[union-attr]
     }
-    assert set(other) == fields - set(config.NOT_SCIENCE)
+    assert set(other) == fields - set(NOT_SCIENCE)
     return [{key: value} for key, value in other.items()]
 
 
@@ -546,8 +548,8 @@ def test_strategy_and_dataset_of_different_kinds_are_refused() -> None:
     for dataset, strategy in (("digits", "rebll"), ("glyph_scenes", "replay")):
         wanted = f'"{strategy}" learns from images with (one label|several labels) each, dataset "{dataset}" has'
         with pytest.raises(UserError, match=wanted):
-            config.check(config.validated({"dataset": {"name": dataset}, "strategy": {"name": strategy}}))
-    config.check(config.validated({"dataset": {"name": "glyph_scenes"}, "strategy": {"name": "rebll"}}))
+            check(validated({"dataset": {"name": dataset}, "strategy": {"name": strategy}}))
+    check(validated({"dataset": {"name": "glyph_scenes"}, "strategy": {"name": "rebll"}}))
 
 
 def test_a_mismatch_ends_with_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from benchmark.engines.console import LiveView
+from benchmark.sweeps.live_view import LiveView
 
 
 def shown(view: LiveView) -> str:

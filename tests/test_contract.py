@@ -12,20 +12,20 @@ import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from benchmark import contract, workbench
-from benchmark.contract import CHECKS, ContractError, check_strategy, make_workbench, print_check, run_check
-from benchmark.observers import differences
+from benchmark.contract import checks, workbench
+from benchmark.contract.checks import CHECKS, ContractError, check_strategy, make_workbench, print_check, run_check
+from benchmark.contract.probes import differences
 from strategies import registry
-from strategies.classifiers import HeadClassifier
-from strategies.criterion import SeenCrossEntropy
-from strategies.distillation import DistillationPlugin
 from strategies.finetune import Finetune
-from strategies.heads import LinearHead
 from strategies.joint import Joint
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.recipe import Context, Parts, Recipe
+from strategies.networks.heads import LinearHead
 from strategies.replay import Replay
-from strategies.stage import Stage
+from strategies.training.classifiers import HeadClassifier
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.training.distillation import DistillationPlugin
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Context, Parts, Recipe
+from strategies.training.stages import Stage
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -411,8 +411,8 @@ class SmoothedReplay(Recipe):
 def test_a_file_of_someone_else_passes_registry_config_and_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmark.config import build_recipe
-    from benchmark.sections import StrategyConfig
+    from benchmark.config.checks import build_recipe
+    from benchmark.config.sections import StrategyConfig
 
     file = tmp_path / "smoothed.py"
     file.write_text(THIRD_PARTY)
@@ -451,4 +451,4 @@ def test_a_registered_method_is_checked_by_its_name(monkeypatch: pytest.MonkeyPa
 
 def test_checks_are_sentences() -> None:
     assert all(check.__doc__ for check in CHECKS.values())
-    assert contract.RARE == 4 and sum(workbench.COUNTS[3:6]) < workbench.BATCH_SIZE
+    assert checks.RARE == 4 and sum(workbench.COUNTS[3:6]) < workbench.BATCH_SIZE

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from small_run import EPOCHS, Killed, chop, config, done
 
-from benchmark import run
-from benchmark.accounting import run_cost
-from benchmark.checkpoint import CheckpointPlugin
-from benchmark.store import RunFolder, read_json, read_jsonl
+from benchmark.results.costs import run_cost
+from benchmark.runs import execute
+from benchmark.runs.checkpoint import CheckpointPlugin
+from benchmark.storage.files import read_json, read_jsonl
+from benchmark.storage.folder import RunFolder
 
 BATCH, HELD = 16, (0, 6, 12)  # 3 exemplars of each old class
 PIXELS = 8 * 8 * 3
@@ -76,8 +77,8 @@ def test_a_kill_between_a_line_and_its_checkpoint_counts_once(tmp_path: Path, mo
     folder, straight = RunFolder(tmp_path / "killed"), done(config("replay"), tmp_path / "straight")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(CheckpointPlugin, "end", killed)
-        run.execute(config("replay"), folder)
-    run.execute(config("replay"), folder)
+        execute.execute(config("replay"), folder)
+    execute.execute(config("replay"), folder)
     assert column(folder, "experience") == [0, 0, 1, 2]
     found, right = (run_cost(read_jsonl(each.cost)) for each in (folder, straight))
     assert found["train_seconds"] == pytest.approx(sum(column(folder, "train_seconds")))

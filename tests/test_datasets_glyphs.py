@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmark.datasets import load
-from benchmark.datasets.glyph_alphabet import ALPHABET, FONTS, candidate_characters, choose_alphabet, likeness
-from benchmark.datasets.glyph_fonts import TEST_FONTS, TRAIN_FONTS, glyph_masks
-from benchmark.datasets.glyphs import _CONTRAST, _LUMA, _colours, class_name, class_texts
+from benchmark.datasets.glyphs.alphabet import ALPHABET, FONTS, candidate_characters, choose_alphabet, likeness
+from benchmark.datasets.glyphs.fonts import TEST_FONTS, TRAIN_FONTS, glyph_masks
+from benchmark.datasets.glyphs.images import _CONTRAST, _LUMA, _colours, class_name, class_texts
 from benchmark.errors import UserError
 
 
@@ -133,7 +133,7 @@ def test_the_frozen_alphabet_is_what_the_rule_gives():
 
 
 def test_the_rule_skips_look_alikes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("benchmark.datasets.glyph_alphabet.candidate_characters", lambda: "Ooss0SA")
+    monkeypatch.setattr("benchmark.datasets.glyphs.alphabet.candidate_characters", lambda: "Ooss0SA")
     assert choose_alphabet(4) == "Os0A"
     with pytest.raises(ValueError, match="only 4 distinct characters"):
         choose_alphabet(5)

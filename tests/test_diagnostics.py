@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import config, environment, run
-from benchmark.store import RunFolder, read_json, read_jsonl
+from benchmark import config
+from benchmark.runs import environment, execute
+from benchmark.runs.prepare import build_learner, prepare
+from benchmark.storage.files import read_json, read_jsonl
+from benchmark.storage.folder import RunFolder
 
 TINY = [
     "stream.tasks=3", "stream.max_count=24", "training.epochs=2", "memory.budget=3", "training.batch_size=16",
@@ -22,7 +25,7 @@ TINY = [
 def finished(folder: Path, *overrides: str) -> RunFolder:
     plan = config.load("digits", [*TINY, *overrides]).base
     run_folder = RunFolder(folder / plan.run_name)
-    run.execute(plan, run_folder, device="cpu")
+    execute.execute(plan, run_folder, device="cpu")
     return run_folder
 
 
@@ -73,10 +76,10 @@ def test_gradient_norms_are_autograds(strategy: str, tmp_path: Path) -> None:
         "training.batch_size=1000",
     ]
     plan = config.load("digits", [*TINY, *overrides]).base
-    recipe, benchmark, arrays = run.prepare(plan)
-    loader = run.ArrayLoader(benchmark.images, arrays, plan.training.augmentation)
-    observer = run.DiagnosticsPlugin()
-    learner = run.build_learner(plan, recipe, loader, environment.resolve(plan, benchmark, "cpu"), [observer])
+    recipe, benchmark, arrays = prepare(plan)
+    loader = execute.ArrayLoader(benchmark.images, arrays, plan.training.augmentation)
+    observer = execute.DiagnosticsPlugin()
+    learner = build_learner(plan, recipe, loader, environment.resolve(plan, benchmark, "cpu"), [observer])
     seen: list[torch.Tensor] = []
     learner.optimizer_step = lambda: seen.append(ROW_GRADIENTS[strategy](learner.model.head).clone())  # type: ignore[method-assign]
     learner.parts.stages.clear()
@@ -89,8 +92,8 @@ def test_gradient_norms_are_autograds(strategy: str, tmp_path: Path) -> None:
 
 def test_frozen_rows_get_the_gradient_they_would_have_received() -> None:
     """Of a split head in any order of columns, against autograd through one plain weight matrix."""
-    from strategies.diagnostics import _row_gradients
-    from strategies.heads import CosineHead
+    from strategies.networks.heads import CosineHead
+    from strategies.training.diagnostics import _row_gradients
 
     torch.manual_seed(0)
     head = CosineHead(5, freeze_old=True)
@@ -106,7 +109,7 @@ def test_frozen_rows_get_the_gradient_they_would_have_received() -> None:
 
 def test_a_head_of_another_kind_has_no_gradient_norms_and_ends_no_run() -> None:
     """A method of one's own may bring a head that is neither linear nor split."""
-    from strategies.heads import GrowingHead
+    from strategies.networks.heads import GrowingHead
 
     class Prototypes(GrowingHead):
         def extend(self, num_new: int) -> None:
@@ -118,7 +121,7 @@ def test_a_head_of_another_kind_has_no_gradient_norms_and_ends_no_run() -> None:
     head = Prototypes(5)
     head.adaptation(SimpleNamespace(classes_in_this_experience=[0, 1]))
     strategy: Any = SimpleNamespace(model=SimpleNamespace(head=head), device="cpu", plugins=[])
-    observer = run.DiagnosticsPlugin()
+    observer = execute.DiagnosticsPlugin()
     observer.before_training_exp(strategy)
     observer.before_backward(strategy)
     record = observer.record(strategy)

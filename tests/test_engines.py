@@ -18,20 +18,22 @@ import forks
 import pytest
 import small_run
 
-from benchmark import preflight
 from benchmark.cli import main
-from benchmark.config import RunConfig, load, validated
-from benchmark.engines.base import InvalidRuns
-from benchmark.engines.device import worker_devices
-from benchmark.engines.local import LocalEngine
-from benchmark.engines.ray import RayEngine
-from benchmark.engines.remote import FolderWatch, Order
-from benchmark.engines.slurm import parse_options
+from benchmark.config.loading import load
+from benchmark.config.schema import RunConfig, validated
 from benchmark.errors import UserError
-from benchmark.plan import write_plan
-from benchmark.preflight import CHECKPOINTS, Preflight, Room
-from benchmark.run import prepare
-from benchmark.store import RunFolder, write_json
+from benchmark.runs.prepare import prepare
+from benchmark.storage.files import write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps import preflight
+from benchmark.sweeps.engines.base import InvalidRuns
+from benchmark.sweeps.engines.device import worker_devices
+from benchmark.sweeps.engines.local import LocalEngine
+from benchmark.sweeps.engines.ray import RayEngine
+from benchmark.sweeps.engines.remote import FolderWatch, Order
+from benchmark.sweeps.engines.slurm import parse_options
+from benchmark.sweeps.plan import write_plan
+from benchmark.sweeps.preflight import CHECKPOINTS, Preflight, Room
 
 PLUGIN = """
 from dataclasses import dataclass

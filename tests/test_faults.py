@@ -28,14 +28,17 @@ from mounts import fill_a_disk, sweep_a_full_disk, use_read_only, with_own_mount
 from PIL import Image
 from small_run import TINY, AskedAfter, config, done, execute, interrupt, repeatable, short, states
 
-from benchmark import checkpoint, run
-from benchmark.accounting import run_cost
-from benchmark.config import RunConfig
+from benchmark.config.schema import RunConfig
 from benchmark.errors import UserError
-from benchmark.plan import planned_runs, write_plan
-from benchmark.status import print_status
-from benchmark.store import RunFolder, RunRecord, load_runs, read_json, read_jsonl, write_json
-from benchmark.sweep import write_tables
+from benchmark.outputs import write_tables
+from benchmark.results.costs import run_cost
+from benchmark.runs import checkpoint
+from benchmark.runs.execute import execute as execute_here
+from benchmark.storage.files import read_json, read_jsonl, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.records import RunRecord, load_runs
+from benchmark.sweeps.plan import planned_runs, write_plan
+from benchmark.sweeps.status import print_status
 from strategies import registry
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "faults.json").read_text())
@@ -653,7 +656,7 @@ def test_a_run_goes_on_where_its_data_was_moved_to(tmp_path: Path) -> None:
     (tmp_path / "here").rename(tmp_path / "there")
     assert wanted(tmp_path / "here").hash == wanted(tmp_path / "there").hash
     begun: list[int] = []
-    run.execute(wanted(tmp_path / "there"), moved, lambda event: begun.append(event["experience"]))
+    execute_here(wanted(tmp_path / "there"), moved, lambda event: begun.append(event["experience"]))
     assert 0 not in begun
     for name in ("result.json", "metrics.jsonl", "stream.json"):
         assert (moved.path / name).read_bytes() == (straight.path / name).read_bytes()
@@ -670,7 +673,7 @@ def test_a_run_goes_on_on_another_device(tmp_path: Path) -> None:
     content["progress"]["random"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
     torch.save(content, newest)
     begun: list[int] = []
-    run.execute(wanted, folder, lambda event: begun.append(event["experience"]), device="cpu")
+    execute_here(wanted, folder, lambda event: begun.append(event["experience"]), device="cpu")
     assert 0 not in begun
     assert read_json(folder.environment)["resolved"]["device"] == "cpu"
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
@@ -683,7 +686,7 @@ def test_a_run_moves_between_cpu_and_gpu(devices: tuple[str, str], tmp_path: Pat
     folder = RunFolder(tmp_path / "moved")
     for limit, device in zip((9, 1000), devices, strict=True):
         with pytest.raises(SystemExit) if limit == 9 else warnings.catch_warnings():
-            run.execute(wanted, folder, device=device, stop=AskedAfter(limit))
+            execute_here(wanted, folder, device=device, stop=AskedAfter(limit))
     assert folder.state == "done" and read_json(folder.environment)["resolved"]["device"] == devices[1]
 
 

@@ -11,9 +11,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from benchmark import figures, grouping, summary
+from benchmark import figures
 from benchmark.errors import UserError
 from benchmark.figures import lines, style
+from benchmark.results import labels, summary
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 
@@ -167,7 +168,7 @@ def test_the_legend_of_many_methods_fits(tmp_path, number):
 def test_the_legend_is_best_first_or_in_the_given_order(tmp_path):
     for name, accuracy in (("low", 10), ("high", 90), ("middle", 50)):
         fake.write_run(tmp_path, fake.config(name), accuracy=accuracy)
-    rows = grouping.label_rows(summary.summarise(tmp_path)[1])
+    rows = labels.label_rows(summary.summarise(tmp_path)[1])
     assert lines._legend_order(rows, "accuracy_seen", (), False) == ["high", "middle", "low"]
     assert lines._legend_order(rows, "accuracy_seen", ("low",), False) == ["low", "high", "middle"]
 

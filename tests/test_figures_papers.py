@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark import figures, store, tables
-from benchmark.cells import TRIALS
+from benchmark import figures
 from benchmark.errors import UserError
 from benchmark.figures import NotDrawn, Results, comparisons
 from benchmark.figures.lost import class_forgetting
+from benchmark.results.labels import TRIALS
+from benchmark.storage.files import append_jsonl, read_json, read_jsonl, write_bytes, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.tables import tables
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 COUNTS = [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]
@@ -62,7 +65,7 @@ def note(figure):
 
 def rewritten(path, **changes):
     """A JSON file with other values."""
-    store.write_json(path, {**store.read_json(path), **changes})
+    write_json(path, {**read_json(path), **changes})
 
 
 BLOCK = """
@@ -123,7 +126,7 @@ def test_gradient_norms_stand_above_the_images_behind_them(results):
 def two_orders(tmp_path):
     """Two runs of replay: the most frequent class arrives first in one, last in the other."""
     names = [fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True) for seed in range(2)]
-    folders = [store.RunFolder(tmp_path / "runs" / name) for name in names]
+    folders = [RunFolder(tmp_path / "runs" / name) for name in names]
     rewritten(folders[1].stream, train_counts=COUNTS[::-1], profile_counts=COUNTS[::-1])
     return folders
 
@@ -131,13 +134,13 @@ def two_orders(tmp_path):
 def test_lost_images_of_different_class_orders_are_each_run_s_own(two_orders):
     counts = (COUNTS, COUNTS[::-1])
     for folder, own in zip(two_orders, counts, strict=True):
-        lines = store.read_jsonl(folder.metrics)
+        lines = read_jsonl(folder.metrics)
         folder.metrics.unlink()
         for line in lines:  # in the end, the fewer images a class has lost, the more of it is forgotten
             seen = len(line["classifiers"]["head"]["total"])
             kept = [100 - (0 if seen < 20 or n < 21 else 500 // n) for n in own[:seen]]
             line["classifiers"]["head"] = {"correct": kept, "total": [100] * seen}
-            store.append_jsonl(folder.metrics, line)
+            append_jsonl(folder.metrics, line)
     lost = [[max(n - 20, 0) for n in own[:16]] for own in counts]
     forgotten = [[500 // n if n > 20 else 0 for n in own[:16]] for own in counts]
     ranks = [stats.spearmanr(*pair).statistic for pair in zip(lost, forgotten, strict=True)]
@@ -196,7 +199,7 @@ def test_confusion_is_the_log_of_the_mean_over_runs(results):
     figure = figures.draw("confusion", part)
     matrices = []
     for record in part.records:
-        with np.load(store.RunFolder(record.path).confusion_of(1)) as arrays:
+        with np.load(RunFolder(record.path).confusion_of(1)) as arrays:
             matrices.append(arrays["head"])
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shown, np.log1p(np.mean(matrices, axis=0)))
@@ -287,11 +290,11 @@ def test_compute_shows_passes_where_they_were_counted(folder, results, tmp_path)
     (axis,) = figures.draw("compute", results).axes
     assert axis.get_xlabel() == "Training time per run (s)"
     name = fake.write_run(tmp_path, fake.config("replay"), details=True)
-    path = store.RunFolder(tmp_path / "runs" / name).cost
-    lines = [{**line, "forward_images": 300_000, "backward_images": 100_000} for line in store.read_jsonl(path)]
+    path = RunFolder(tmp_path / "runs" / name).cost
+    lines = [{**line, "forward_images": 300_000, "backward_images": 100_000} for line in read_jsonl(path)]
     path.unlink()
     for line in lines:
-        store.append_jsonl(path, line)
+        append_jsonl(path, line)
     passes, seconds = figures.draw("compute", Results.load(tmp_path)).axes
     assert passes.get_xlabel() == "Passes per run (million images)"
     assert passes.containers[0].lines[0].get_xdata().tolist() == [2.5]
@@ -303,7 +306,7 @@ def test_compute_names_the_methods_whose_costs_were_not_kept(tmp_path):
     name = fake.write_run(tmp_path, fake.config("wa"), details=True)
     told = " ".join(text.get_text() for text in figures.draw("compute", Results.load(tmp_path)).texts)
     assert "not kept" not in told
-    store.RunFolder(tmp_path / "runs" / name).cost.unlink()
+    RunFolder(tmp_path / "runs" / name).cost.unlink()
     told = " ".join(text.get_text() for text in figures.draw("compute", Results.load(tmp_path)).texts)
     assert "Without wa, whose costs were not kept." in " ".join(told.split())
 
@@ -311,11 +314,11 @@ def test_compute_names_the_methods_whose_costs_were_not_kept(tmp_path):
 def test_one_slow_run_does_not_press_the_others_to_the_left(tmp_path):
     for seed, factor in enumerate((1, 1, 1, 1, 40)):
         name = fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True)
-        path = store.RunFolder(tmp_path / "runs" / name).cost
-        lines = [{**line, "train_seconds": factor * line["train_seconds"]} for line in store.read_jsonl(path)]
+        path = RunFolder(tmp_path / "runs" / name).cost
+        lines = [{**line, "train_seconds": factor * line["train_seconds"]} for line in read_jsonl(path)]
         path.unlink()
         for line in lines:
-            store.append_jsonl(path, line)
+            append_jsonl(path, line)
     (axis,) = figures.draw("compute", Results.load(tmp_path)).axes
     assert axis.containers[0].lines[0].get_xdata()[0] >= axis.get_xlim()[1] / 2
 
@@ -368,10 +371,10 @@ def test_a_figure_says_what_is_missing(tmp_path, name, words):
 
 def test_a_damaged_file_leaves_its_run_out(tmp_path):
     names = [fake.write_run(tmp_path, fake.config("replay", seed=seed), details=True) for seed in range(2)]
-    folder = store.RunFolder(tmp_path / "runs" / names[0])
+    folder = RunFolder(tmp_path / "runs" / names[0])
     for path in (folder.diagnostics, folder.cost, folder.metrics):
         path.write_text("{")
-    store.write_bytes(folder.confusion_of(4), b"PK")
+    write_bytes(folder.confusion_of(4), b"PK")
     results = Results.load(tmp_path)
     for name in ("gradients", "head_norms", "confusion", "lost_samples", "compute"):
         assert "1 seed" in note(figures.draw(name, results)), name
@@ -389,8 +392,8 @@ def last_matrix(folder):
 DAMAGES = {
     "no stream.json": lambda folder: folder.stream.unlink(),
     "stream.json is cut short": lambda folder: spoilt(folder.stream, lambda content: content[:20]),
-    "stream.json lacks counts": lambda folder: store.write_json(folder.stream, {"sizes": [4] * 5}),
-    "another stream": lambda folder: store.write_json(folder.stream, {"sizes": [2, 2], "profile_counts": [9] * 4}),
+    "stream.json lacks counts": lambda folder: write_json(folder.stream, {"sizes": [4] * 5}),
+    "another stream": lambda folder: write_json(folder.stream, {"sizes": [2, 2], "profile_counts": [9] * 4}),
     "no memory": lambda folder: rewritten(folder.config, memory=None),
     "no strategy": lambda folder: rewritten(folder.config, strategy=None),
     "empty matrices": lambda folder: last_matrix(folder).write_bytes(b""),
@@ -412,7 +415,7 @@ def test_what_one_run_lacks_stops_no_figure(tmp_path, damage):
     for name in ("dgr", "dgr_no_kd", "gr"):
         names = [fake.write_run(tmp_path, fake.config(name, seed=seed), details=True) for seed in range(2)]
         if name == "dgr":  # whose first run is the first of all
-            DAMAGES[damage](store.RunFolder(tmp_path / "runs" / names[0]))
+            DAMAGES[damage](RunFolder(tmp_path / "runs" / names[0]))
     results = Results.load(tmp_path)
     assert "cifar100, 20 classes, LFS-5" in note(figures.draw("compute", results))
     for name in (
@@ -431,7 +434,7 @@ def test_what_one_run_lacks_stops_no_figure(tmp_path, damage):
 
 def test_without_any_stream_the_other_figures_are_drawn(tmp_path):
     for name in ("dgr", "dgr_no_kd"):
-        folder = store.RunFolder(tmp_path / "runs" / fake.write_run(tmp_path, fake.config(name), details=True))
+        folder = RunFolder(tmp_path / "runs" / fake.write_run(tmp_path, fake.config(name), details=True))
         folder.stream.unlink()
     told = []
     names = ("stream", "gradients", "head_norms", "weights_biases", "confusion", "lost_samples")

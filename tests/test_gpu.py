@@ -21,10 +21,12 @@ from test_resume import LOOKS, SCENES
 from test_strategies_stock import WITHOUT_NOISE, on_a_stock_template
 from torch import Tensor, nn
 
-from benchmark import run
-from benchmark.config import RunConfig
-from benchmark.loading import AUGMENTATIONS, ArrayLoader
-from benchmark.store import RunFolder, read_json, read_jsonl
+from benchmark.config.schema import RunConfig
+from benchmark.loading.augmentation import AUGMENTATIONS
+from benchmark.loading.loader import ArrayLoader
+from benchmark.runs import execute
+from benchmark.storage.files import read_json, read_jsonl
+from benchmark.storage.folder import RunFolder
 from strategies import registry
 
 EXPERIENCES = 3
@@ -49,7 +51,7 @@ def small(strategy: str, **changes: Any) -> RunConfig:
 def trained(wanted: RunConfig, path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, PretendedGPU]:
     folder = RunFolder(path)
     with pretended_gpu(monkeypatch) as gpu:
-        run.execute(wanted, folder, device="cuda")
+        execute.execute(wanted, folder, device="cuda")
     return folder, gpu
 
 
@@ -77,10 +79,10 @@ def test_runs_move_between_cpu_and_gpu(strategy: str, tmp_path: Path, monkeypatc
     for attempt, looks in enumerate((*LOOKS, 10**6)):
         try:
             if attempt % 2:
-                run.execute(wanted, folder, device="cpu", stop=KilledAt(looks))
+                execute.execute(wanted, folder, device="cpu", stop=KilledAt(looks))
             else:
                 with pretended_gpu(monkeypatch):
-                    run.execute(wanted, folder, device="cuda", stop=KilledAt(looks))
+                    execute.execute(wanted, folder, device="cuda", stop=KilledAt(looks))
         except Killed:
             continue
         break
@@ -111,7 +113,7 @@ def test_weights_are_kept_for_machines_without_a_gpu(tmp_path: Path, monkeypatch
 def test_auto_means_the_gpu_and_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path / "gpu")
     with pretended_gpu(monkeypatch):
-        run.execute(config("replay", training__precision="auto", **TINY), folder)
+        execute.execute(config("replay", training__precision="auto", **TINY), folder)
     found = read_json(folder.environment)
     assert (found["resolved"]["device"], found["resolved"]["precision"]) == ("cuda", "bf16")
     assert found["machine"]["gpu"] == "a pretended GPU"
@@ -139,7 +141,7 @@ def test_batches_are_made_there_without_waiting(augmentation: str, size: str, mo
     benchmark, arrays = small_stream() if size == "small" else large_stream()
     wanted = batches_of(ArrayLoader(benchmark.images, arrays, augmentation), benchmark)
     with pretended_gpu(monkeypatch) as gpu:
-        monkeypatch.setattr("benchmark.loading.RESIDENT", 10**5)
+        monkeypatch.setattr("benchmark.loading.loader.RESIDENT", 10**5)
         loader = ArrayLoader(benchmark.images, arrays, augmentation, "cuda")
         assert isinstance(loader.train, OnGPU if size == "small" else np.ndarray)
         gpu.waits.clear()

@@ -24,13 +24,11 @@ from gradient_world import (
 )
 from torch import Tensor, nn
 
-from strategies.criterion import BalancedSoftmax
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-    decoupled_ratios,
-)
-from strategies.teacher import last_linear
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.ratios import decoupled_ratios
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.teacher import last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

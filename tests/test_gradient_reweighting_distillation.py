@@ -18,13 +18,11 @@ from gradient_world import (
 )
 from torch import Tensor, nn
 
-from strategies import losses
-from strategies.criterion import BalancedSoftmax
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-)
-from strategies.teacher import last_linear
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.training import losses
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.teacher import last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from strategies import registry
-from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
-from strategies.dakd import DistributionAwareDistillationPlugin
-from strategies.dgr import DGR
-from strategies.gradient_reweighting import GradientReweightingPlugin, StaticReweightingPlugin
-from strategies.recipe import Context
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.recipes import DGR
+from strategies.dgr.reweighting import GradientReweightingPlugin, StaticReweightingPlugin
+from strategies.training.criteria import BalancedSoftmax, SeenCrossEntropy
+from strategies.training.recipe import Context
 
 COLUMNS = ("offset", "groups", "rule", "attenuation", "distillation", "entropy", "balance", "reweight_distillation")
 LADDER: dict[str, tuple[Any, ...]] = {

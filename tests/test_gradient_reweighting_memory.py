@@ -20,17 +20,15 @@ from gradient_world import (
 )
 from torch import nn
 
-from strategies import losses
-from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-)
-from strategies.heads import LinearHead
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.network import IncrementalNetwork
-from strategies.recipe import Parts
-from strategies.template import IncrementalLearner, Optimisation
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.networks.heads import LinearHead
+from strategies.networks.incremental import IncrementalNetwork
+from strategies.training import losses
+from strategies.training.criteria import BalancedSoftmax, SeenCrossEntropy
+from strategies.training.learner import IncrementalLearner, Optimisation
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import Parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

@@ -10,15 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-    attenuation_factor,
-    class_balance_ratios,
-    decoupled_ratios,
-    group_ratios,
-)
-from strategies.teacher import Teacher, last_linear
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.ratios import attenuation_factor, class_balance_ratios, decoupled_ratios, group_ratios
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.training.teacher import Teacher, last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

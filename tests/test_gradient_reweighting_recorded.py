@@ -20,17 +20,13 @@ from gradient_world import (
 )
 from torch import Tensor, nn
 
-from strategies.criterion import BalancedSoftmax
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-)
-from strategies.teacher import last_linear
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.teacher import last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
-
 GOLDEN = np.load(Path(__file__).parent / "data" / "golden_gr.npz", allow_pickle=False)
-
 LAYOUTS = {
     "in order, wide head": ([[0, 1, 2, 3], [4, 5, 6]], lambda d: nn.Linear(d, 7)),
     "in order, growing head": ([[0, 1, 2, 3], [4, 5, 6]], lambda d: IncrementalClassifier(d, 1)),

@@ -25,16 +25,14 @@ from gradient_world import (
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strategies.criterion import BalancedSoftmax
-from strategies.gradient_reweighting import (
-    DistributionAwareDistillationPlugin,
-    GradientReweightingPlugin,
-)
-from strategies.heads import LinearHead
-from strategies.network import IncrementalNetwork
-from strategies.recipe import Parts
-from strategies.teacher import last_linear
-from strategies.template import IncrementalLearner, Optimisation
+from strategies.dgr.distillation import DistributionAwareDistillationPlugin
+from strategies.dgr.reweighting import GradientReweightingPlugin
+from strategies.networks.heads import LinearHead
+from strategies.networks.incremental import IncrementalNetwork
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.learner import IncrementalLearner, Optimisation
+from strategies.training.recipe import Parts
+from strategies.training.teacher import last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

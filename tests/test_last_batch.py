@@ -9,9 +9,12 @@ import pytest
 import results_folder
 from small_run import config, done
 
-from benchmark import last_batch, store, tables
-from benchmark.summary import all_runs, summarise
-from strategies.batches import batch_sizes
+from benchmark.results import small_batches
+from benchmark.results.summary import all_runs, summarise
+from benchmark.storage.files import append_jsonl, read_json, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.tables import tables
+from strategies.training.recipe import batch_sizes
 
 EPOCHS = 10
 
@@ -24,7 +27,7 @@ def write(root: Path, images: list[int], strategy: str = "dgr", size: int = 64, 
     for t, n in enumerate(images):
         steps = EPOCHS * len(batch_sizes(n, size, content["training"].get("last_batch", "keep")))
         line = {"experience": t, "images_trained": EPOCHS * n, "steps": steps}
-        store.append_jsonl(store.RunFolder(root / "runs" / name).cost, line)
+        append_jsonl(RunFolder(root / "runs" / name).cost, line)
     return name
 
 
@@ -43,12 +46,12 @@ def test_a_last_batch_is_small_below_an_eighth(
     images: list[int], found: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     name = write(tmp_path, images)
-    assert last_batch.find_small(all_runs(tmp_path)) == ({name: found} if found else {})
+    assert small_batches.find_small(all_runs(tmp_path)) == ({name: found} if found else {})
 
 
 def test_batches_that_share_evenly_are_not_small(tmp_path: Path) -> None:
     write(tmp_path, [579], last_batch="even")
-    assert last_batch.find_small(all_runs(tmp_path)) == {}
+    assert small_batches.find_small(all_runs(tmp_path)) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,17 +68,17 @@ def test_batches_that_share_evenly_are_not_small(tmp_path: Path) -> None:
 def test_nothing_is_said_of_runs_that_do_not_tell(lines: list[dict[str, Any]], tmp_path: Path) -> None:
     name = write(tmp_path, [])
     for line in lines:
-        store.append_jsonl(store.RunFolder(tmp_path / "runs" / name).cost, line)
-    assert last_batch.find_small(all_runs(tmp_path)) == {}
+        append_jsonl(RunFolder(tmp_path / "runs" / name).cost, line)
+    assert small_batches.find_small(all_runs(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("images", [[], [579]])
 def test_nothing_is_said_of_a_config_that_was_damaged(images: list[int], tmp_path: Path) -> None:
-    folder = store.RunFolder(tmp_path / "runs" / write(tmp_path, images))
-    content = store.read_json(folder.config)
+    folder = RunFolder(tmp_path / "runs" / write(tmp_path, images))
+    content = read_json(folder.config)
     content["training"]["batch_size"] = "many"
-    store.write_json(folder.config, content)
-    assert last_batch.find_small(all_runs(tmp_path)) == {}
+    write_json(folder.config, content)
+    assert small_batches.find_small(all_runs(tmp_path)) == {}
 
 
 def test_tables_say_it_of_the_runs_they_show(tmp_path: Path) -> None:
@@ -95,8 +98,8 @@ def test_it_is_found_in_real_runs(tmp_path: Path) -> None:
     for strategy in ("replay", "eeil"):
         wanted = config(strategy, training__batch_size=21)
         folder = done(wanted, tmp_path / "runs" / wanted.run_name)
-        counts = store.read_json(folder.stream)["train_counts"]
+        counts = read_json(folder.stream)["train_counts"]
         held = [min(3, n) for n in counts]
         images = [sum(held[: 2 * t]) + sum(counts[2 * t : 2 * t + 2]) for t in range(3)]
         assert min(n % 21 for n in images if n % 21) == 2
-        assert last_batch.find_small(all_runs(tmp_path))[wanted.run_name] == (2, 21)
+        assert small_batches.find_small(all_runs(tmp_path))[wanted.run_name] == (2, 21)

@@ -17,21 +17,19 @@ from torchvision.transforms import v2
 
 from benchmark import datasets
 from benchmark.datasets.arrays import ImageArrays
-from benchmark.loading import (
+from benchmark.loading.augmentation import (
     AUGMENTATIONS,
     PAD,
-    ArrayLoader,
-    attribute_array,
     centre_crop,
     jitter_brightness,
     make_augment,
     random_crop,
     random_resized_crop,
-    resident,
 )
-from benchmark.prefetch import read_ahead
+from benchmark.loading.loader import ArrayLoader, attribute_array, resident
+from benchmark.loading.prefetch import read_ahead
 from benchmark.streams import long_tailed_benchmark
-from strategies.batches import batch_sizes
+from strategies.training.recipe import batch_sizes
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -439,7 +437,7 @@ def reading_threads() -> list[str]:
 def test_images_read_ahead_are_those_read_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark, arrays = large_stream()
     ahead = batches_of(ArrayLoader(benchmark.images, arrays, "crop"), benchmark)
-    monkeypatch.setattr("benchmark.loading.LARGE", 10**9)
+    monkeypatch.setattr("benchmark.loading.loader.LARGE", 10**9)
     in_turn = batches_of(ArrayLoader(benchmark.images, arrays, "crop"), benchmark)
     assert len(ahead) == 3 and ahead[0][0].shape == (2, 3, 128, 128)
     for a, b in zip(ahead, in_turn, strict=True):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmark.cli import main
-from benchmark.config import RunConfig, load
-from benchmark.run import execute
-from benchmark.store import RunFolder, read_json, read_jsonl
+from benchmark.config.loading import load
+from benchmark.config.schema import RunConfig
+from benchmark.runs.execute import execute
+from benchmark.storage.files import read_json, read_jsonl
+from benchmark.storage.folder import RunFolder
 
 TINY = ("dataset.classes=6", "stream.tasks=3", "stream.max_count=20", "stream.rho=5", "memory.budget=3",
         "training.epochs=2", "training.precision=fp32", "training.compile=off", "strategy=icarl")  # fmt: skip

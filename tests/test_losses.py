@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from strategies import losses
+from strategies.training import losses
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "golden_gr.npz", allow_pickle=False)
 PRECISIONS = [("f64", torch.float64, 1e-10), ("f32", torch.float32, 1e-5)]

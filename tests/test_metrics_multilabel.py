@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from benchmark import metrics_multilabel as m
+from benchmark.metrics import multi_label as m
 
 INFO = {"sizes": [2, 1], "profile_counts": [200, 50, 5]}
 

@@ -10,10 +10,10 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmark import models
+from benchmark import backbones
 from benchmark.errors import UserError
 
-OURS = models.names()
+OURS = backbones.names()
 SIZES = {"convnet": 32, "resnet20": 32, "resnet32": 32, "resnet18": 64}
 
 
@@ -24,15 +24,15 @@ def parameters(model: nn.Module) -> int:
 def test_parameter_counts() -> None:
     """The known 0.27 M and 0.46 M of option A, less ten classes, plus two 1x1 shortcuts with batch norm."""
     shortcuts = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
-    assert parameters(models.build("resnet20")) == 269_722 - 650 + shortcuts
-    assert parameters(models.build("resnet32")) == 464_154 - 650 + shortcuts
+    assert parameters(backbones.build("resnet20")) == 269_722 - 650 + shortcuts
+    assert parameters(backbones.build("resnet32")) == 464_154 - 650 + shortcuts
     reference = torchvision.models.resnet18(num_classes=10)
-    assert parameters(models.build("resnet18")) == parameters(reference) - parameters(reference.fc)
-    assert 50_000 < parameters(models.build("convnet")) < 200_000
+    assert parameters(backbones.build("resnet18")) == parameters(reference) - parameters(reference.fc)
+    assert 50_000 < parameters(backbones.build("convnet")) < 200_000
 
 
 def test_resnet18_computes_what_torchvision_s_does() -> None:
-    ours, theirs = models.build("resnet18").eval(), torchvision.models.resnet18().eval()
+    ours, theirs = backbones.build("resnet18").eval(), torchvision.models.resnet18().eval()
     theirs.fc = nn.Identity()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     x = torch.randn(2, 3, 64, 64)
@@ -42,7 +42,7 @@ def test_resnet18_computes_what_torchvision_s_does() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_features_maps_and_widths(name: str) -> None:
     torch.manual_seed(0)
-    model: Any = models.build(name).eval()
+    model: Any = backbones.build(name).eval()
     x = torch.randn(2, 3, SIZES[name], SIZES[name])
     maps, features = model.forward_maps(x)
     assert features.shape == (2, model.num_features) and torch.equal(model(x), features)
@@ -60,9 +60,9 @@ def test_features_maps_and_widths(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_without_the_last_relu_features_are_signed(name: str) -> None:
     torch.manual_seed(0)
-    signed: Any = models.build(name, last_relu=False).eval()
+    signed: Any = backbones.build(name, last_relu=False).eval()
     torch.manual_seed(0)
-    rectified: Any = models.build(name).eval()
+    rectified: Any = backbones.build(name).eval()
     assert not signed.last_relu and rectified.last_relu
     x = torch.randn(4, 3, SIZES[name], SIZES[name])
     maps, features = signed.forward_maps(x)
@@ -74,7 +74,7 @@ def test_without_the_last_relu_features_are_signed(name: str) -> None:
 @pytest.mark.parametrize("last_relu", [True, False])
 @pytest.mark.parametrize("name", OURS)
 def test_every_parameter_gets_a_gradient_in_either_memory_layout(name: str, last_relu: bool) -> None:
-    model = models.build(name, last_relu)
+    model = backbones.build(name, last_relu)
     x = torch.randn(3, 3, SIZES[name], SIZES[name])
     expected = model(x)
     model.to(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ def test_every_parameter_gets_a_gradient_in_either_memory_layout(name: str, last
 
 def test_convolutions_of_resnets_start_kaiming_normal_and_norms_at_one() -> None:
     torch.manual_seed(0)
-    model = models.build("resnet32")
+    model = backbones.build("resnet32")
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -97,13 +97,13 @@ def test_convolutions_of_resnets_start_kaiming_normal_and_norms_at_one() -> None
 
 @pytest.mark.parametrize("side", [8, 12, 28, 64])
 def test_the_small_network_takes_images_of_many_sizes(side: int) -> None:
-    model: Any = models.build("convnet")
+    model: Any = backbones.build("convnet")
     assert model(torch.randn(2, 3, side, side)).shape == (2, model.num_features)
 
 
 @pytest.mark.parametrize(("name", "width"), [("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024)])
 def test_a_torchvision_model_without_its_last_layer(name: str, width: int) -> None:
-    model: Any = models.build(f"torchvision:{name}").eval()
+    model: Any = backbones.build(f"torchvision:{name}").eval()
     assert model.num_features == width and model(torch.randn(2, 3, 64, 64)).shape == (2, width)
 
 
@@ -142,15 +142,15 @@ def no_width():
 def test_a_backbone_of_a_user_s_file(tmp_path: Path) -> None:
     file = tmp_path / "flat.py"
     file.write_text(USER_FILE)
-    models.check(f"{file}:flat")
-    model: Any = models.build(f"{file}:flat")
+    backbones.check(f"{file}:flat")
+    model: Any = backbones.build(f"{file}:flat")
     assert model.num_features == 7 and model(torch.randn(2, 3, 4, 4)).shape == (2, 7)
     with pytest.raises(UserError, match='defines no "round"'):
-        models.build(f"{file}:round")
+        backbones.build(f"{file}:round")
     with pytest.raises(UserError, match="must return a torch module with an attribute num_features"):
-        models.build(f"{file}:no_width")
+        backbones.build(f"{file}:no_width")
     with pytest.raises(UserError, match=r"missing.py\" .training.backbone. does not exist"):
-        models.build(f"{tmp_path / 'missing.py'}:flat")
+        backbones.build(f"{tmp_path / 'missing.py'}:flat")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_a_backbone_of_a_user_s_file(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_sentence(name: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        models.build(name)
+        backbones.build(name)
 
 
 def test_names_and_descriptions() -> None:
-    assert set(OURS) == set(SIZES) and all(models.describe(name) for name in OURS)
+    assert set(OURS) == set(SIZES) and all(backbones.describe(name) for name in OURS)

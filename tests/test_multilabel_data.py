@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmark import config
+from benchmark.config.schema import validated
 from benchmark.datasets import ImageArrays, load
-from benchmark.datasets.glyph_scenes import class_groups, draw_labels, label_counts
+from benchmark.datasets.glyphs.scenes import class_groups, draw_labels, label_counts
 from benchmark.errors import UserError
-from benchmark.grouping import label_rows
-from benchmark.loading import ArrayLoader
-from benchmark.store import RunRecord
+from benchmark.loading.loader import ArrayLoader
+from benchmark.results.labels import label_rows
+from benchmark.results.summary import summarise_runs
+from benchmark.storage.records import RunRecord
 from benchmark.streams import LongTailedBenchmark, StreamInfo, class_split, long_tailed_benchmark, stream_table
-from benchmark.summary import summarise_runs
-from strategies.features import class_positions, extract_features, targets_array
-from strategies.memory import ExemplarMemoryPlugin, concatenate, herding_order
-from strategies.seen import SeenClasses
+from strategies.training.features import extract_features
+from strategies.training.labels import class_positions, targets_array
+from strategies.training.memory import ExemplarMemoryPlugin, concatenate, herding_order
+from strategies.training.seen_classes import SeenClasses
 
 SIZES = (4, 4, 4)
 
@@ -131,7 +132,7 @@ def test_increments_must_come_out_even(protocol: str) -> None:
 
 
 def test_a_run_is_not_named_by_tasks_that_play_no_part() -> None:
-    run = config.validated({"dataset": {"name": "glyph_scenes"}, "stream": {"protocol": "B0-C4"}})
+    run = validated({"dataset": {"name": "glyph_scenes"}, "stream": {"protocol": "B0-C4"}})
     assert run.run_name.startswith("glyph_scenes-B0-C4-replay-s0-")
     record = RunRecord(run.run_name, Path(), "pending", run.model_dump(mode="json"), {}, {}, None, {})
     summary, _ = summarise_runs([record])

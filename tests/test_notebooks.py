@@ -12,7 +12,8 @@ import pytest
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
-from benchmark.store import RunFolder, append_jsonl
+from benchmark.storage.files import append_jsonl
+from benchmark.storage.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

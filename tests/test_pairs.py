@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark import pairs, statistics, summary
 from benchmark.errors import UserError
+from benchmark.results import pairs, statistics, summary
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 

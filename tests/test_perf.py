@@ -13,7 +13,7 @@ from benchmark.perf.clock import interleave, interval, ratio
 from benchmark.perf.concurrent import runs_at_once
 from benchmark.perf.plot import growth
 from benchmark.perf.tables import FIGURES, TABLES, speed_tables
-from benchmark.store import write_json
+from benchmark.storage.files import write_json
 
 MACHINE = {"machine": {"processor": "a test"}}
 THOUSAND = {

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import environment, preflight
 from benchmark.cli import main
-from benchmark.config import RunConfig, load
-from benchmark.engines.worker import check
-from benchmark.interruption import Interrupted, StopRequest
-from benchmark.preflight import Preflight, check_writable, images_hash
-from benchmark.run import execute, prepare
-from benchmark.store import RunFolder, read_json, write_json
+from benchmark.config.loading import load
+from benchmark.config.schema import RunConfig
+from benchmark.datasets.arrays import images_hash
+from benchmark.runs import environment
+from benchmark.runs.execute import execute
+from benchmark.runs.prepare import prepare
+from benchmark.runs.signals import Interrupted, StopRequest
+from benchmark.storage.files import read_json, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps import preflight
+from benchmark.sweeps.engines.worker import check
+from benchmark.sweeps.preflight import Preflight, check_writable
 
 TINY = ("dataset.classes=6", "stream.tasks=3", "stream.max_count=20", "stream.rho=5", "memory.budget=3",
         "training.epochs=1", "training.precision=fp32", "training.compile=off")  # fmt: skip

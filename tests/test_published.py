@@ -10,9 +10,13 @@ import pandas as pd
 import pytest
 from results_folder import build, config, write_run
 
-from benchmark import cli, compare, published, store
+from benchmark import cli
 from benchmark.errors import UserError
-from benchmark.summary import summarise
+from benchmark.results import published
+from benchmark.results.summary import summarise
+from benchmark.storage.files import read_json, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.tables.published import comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,10 +104,10 @@ def results(root: Path, *runs: tuple[dict, tuple[str, ...], int]) -> tuple[pd.Da
     """The comparison of runs of (config, classifiers, accuracy in percent) on all 100 classes."""
     for content, classifiers, accuracy in runs:
         name = write_run(root, content, classifiers, accuracy=accuracy)
-        path = store.RunFolder(root / "runs" / name).stream
-        store.write_json(path, {**store.read_json(path), "class_order": list(range(100))})
+        path = RunFolder(root / "runs" / name).stream
+        write_json(path, {**read_json(path), "class_order": list(range(100))})
     summary, _ = summarise(root)
-    return compare.comparison(summary, dict.fromkeys(summary["run"], 100))
+    return comparison(summary, dict.fromkeys(summary["run"], 100))
 
 
 def test_difference_and_reasons(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_another_stream_is_not_compared(changes: dict, tmp_path: Path) -> None:
 def test_a_part_of_the_classes_and_another_classifier_are_not_compared(tmp_path: Path) -> None:
     write_run(tmp_path, config("dgr", "lfh", 5, **SHUFFLED), accuracy=40)
     summary, _ = summarise(tmp_path)
-    assert compare.comparison(summary, dict.fromkeys(summary["run"], 20))[0].empty
+    assert comparison(summary, dict.fromkeys(summary["run"], 20))[0].empty
     balanced = {"stream__profile": "conventional", "stream__rho": 1.0}
     numbers, _ = results(tmp_path / "b", (config("icarl", "lfs", 10, **SHUFFLED, **balanced), ("head", "nme"), 40))
     assert set(numbers["method"]) == {"icarl (nme)"}

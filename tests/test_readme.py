@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import results_folder
 
-from benchmark import readme
+from benchmark import pages
 from benchmark.cli import main
 from benchmark.errors import UserError
-from benchmark.reference import LARGEST
+from benchmark.storage.archive import LARGEST
 
 ROOT = Path(__file__).parent.parent
-PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in readme.PAGES}
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in pages.PAGES}
 README = PAGES[Path("README.md")]
 REFERENCES = sorted((ROOT / "results" / "reference").glob("*/runs"))
 
@@ -28,11 +28,11 @@ def example() -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_generated_blocks_are_up_to_date(page: Path) -> None:
-    assert readme.regenerate(PAGES[page], (ROOT / page).parent) == PAGES[page], "run `make readme`"
+    assert pages.regenerate(PAGES[page], (ROOT / page).parent) == PAGES[page], "run `make readme`"
 
 
 def test_the_example_is_short_and_passes_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.contract import check_strategy
+    from benchmark.contract.checks import check_strategy
     from strategies import registry
 
     assert len(example().splitlines()) <= 40
@@ -83,11 +83,11 @@ def test_committed_runs_are_small_and_whole(runs: Path) -> None:
 
 def test_differences_may_be_of_some_runs() -> None:
     """Rows of another setting than the one asked for are left out, and a key must exist."""
-    every = readme.differences(ROOT, "results/reference/quick", "baseline=dgr")
-    lfs = readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocol=lfs")
+    every = pages.differences(ROOT, "results/reference/quick", "baseline=dgr")
+    lfs = pages.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocol=lfs")
     assert "LFH-5" in every and "LFS-5" in lfs and "LFH-5" not in lfs
     with pytest.raises(UserError, match=r'"stream\.protocl" selects no runs'):
-        readme.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocl=lfs")
+        pages.differences(ROOT, "results/reference/quick", "baseline=dgr", "stream.protocl=lfs")
 
 
 def test_precisions_are_compared_run_by_run(tmp_path: Path) -> None:
@@ -97,16 +97,16 @@ def test_precisions_are_compared_run_by_run(tmp_path: Path) -> None:
             content = results_folder.config("replay", seed=seed)
             results_folder.write_run(tmp_path / folder, content, accuracy=50 + gain + 10 * seed, precision=precision)
     asked = ("average_accuracy_seen", "replay")
-    shown = readme.precisions(tmp_path, "a", "b", *asked)
+    shown = pages.precisions(tmp_path, "a", "b", *asked)
     assert "replay in bf16 minus replay in fp32" in shown and "+2.00" in shown and "3 of 3" in shown
     results_folder.write_run(tmp_path / "a", results_folder.config("replay", seed=3), precision="fp32")
     with pytest.raises(UserError, match="The runs of a must be of one precision, and are of bf16 and fp32"):
-        readme.precisions(tmp_path, "a", "b", *asked)
+        pages.precisions(tmp_path, "a", "b", *asked)
 
 
 def test_committed_tables_follow_from_the_committed_runs(tmp_path: Path) -> None:
     """summary.csv and curves.csv are rebuilt from the run folders, byte for byte."""
-    from benchmark.summary import summarise, write_summary
+    from benchmark.results.summary import summarise, write_summary
 
     assert REFERENCES, "no reference results are committed"
     for runs in REFERENCES:

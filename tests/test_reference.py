@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmark import reference
 from benchmark.errors import UserError
-from benchmark.store import DamagedFile, RunFolder, append_jsonl, read_json, read_jsonl, write_json
+from benchmark.storage import archive
+from benchmark.storage.files import DamagedFile, append_jsonl, read_json, read_jsonl, write_json
+from benchmark.storage.folder import RunFolder
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 
@@ -32,7 +33,7 @@ def exported(target: Path) -> RunFolder:
 
 
 def test_finished_runs_keep_what_tables_and_figures_read(source: Path, tmp_path: Path) -> None:
-    assert reference.export(source, tmp_path / "target") == 1
+    assert archive.export(source, tmp_path / "target") == 1
     there = exported(tmp_path / "target")
     here = RunFolder(source / "runs" / there.name)
     names = {path.relative_to(there.path).as_posix() for path in there.path.rglob("*") if path.is_file()}
@@ -50,7 +51,7 @@ def test_finished_runs_keep_what_tables_and_figures_read(source: Path, tmp_path:
 def test_diagnostics_keep_four_digits(source: Path, tmp_path: Path) -> None:
     (here,) = [path for path in (source / "runs").iterdir() if "dgr" in path.name]
     append_jsonl(RunFolder(here).diagnostics, {"experience": 5, "phi": [0.123456, 123456.0], "lost": [123456]})
-    reference.export(source, tmp_path / "target")
+    archive.export(source, tmp_path / "target")
     records = exported(tmp_path / "target").read_diagnostics()
     assert [record["experience"] for record in records] == [0, 1, 2, 3, 4, 5]
     assert records[5] == {"experience": 5, "phi": [0.1235, 123500.0], "lost": [123456]}
@@ -59,15 +60,15 @@ def test_diagnostics_keep_four_digits(source: Path, tmp_path: Path) -> None:
 
 def test_exporting_again_adds_what_is_missing_and_changes_nothing(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    reference.export(source, target)
+    archive.export(source, target)
     there = exported(target)
     before = {path: path.read_bytes() for path in there.path.rglob("*") if path.is_file()}
-    assert reference.export(source, target) == 0
+    assert archive.export(source, target) == 0
     there.packed_diagnostics.unlink()
     there.metrics.unlink()
     write_json(there.environment, {"resolved": {"precision": "fp32", "compile": "off"}})  # as committed long ago
     before[there.environment] = there.environment.read_bytes()
-    assert reference.export(source, target) == 1
+    assert archive.export(source, target) == 1
     assert {path: path.read_bytes() for path in there.path.rglob("*") if path.is_file()} == before
 
 
@@ -76,7 +77,7 @@ def test_what_was_planned_elsewhere_stays_planned(source: Path, tmp_path: Path) 
     target = tmp_path / "target"
     write_json(target / "sweep.json", {"runs": {"another": {"kept": True}}})
     write_json(source / "sweep.json", {"runs": {"mine": {"dataset": {"root": "/home/somebody"}}}})
-    reference.export(source, target)
+    archive.export(source, target)
     assert read_json(target / "sweep.json")["runs"] == {
         "another": {"kept": True}, "mine": {"dataset": {"root": None}},
     }  # fmt: skip
@@ -84,9 +85,9 @@ def test_what_was_planned_elsewhere_stays_planned(source: Path, tmp_path: Path) 
 
 def test_a_run_that_is_too_large_to_commit_is_named(source: Path, tmp_path: Path) -> None:
     (here,) = [path for path in (source / "runs").iterdir() if "dgr" in path.name]
-    RunFolder(here).metrics.write_bytes(b" " * reference.LARGEST)
+    RunFolder(here).metrics.write_bytes(b" " * archive.LARGEST)
     with pytest.raises(UserError, match=rf"{here.name} has \d+ bytes to export, more than the 40000"):
-        reference.export(source, tmp_path / "target")
+        archive.export(source, tmp_path / "target")
     assert not (tmp_path / "target" / "runs").exists()
 
 

@@ -20,9 +20,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark import palette, report, store, summary, tables
+from benchmark import report
 from benchmark.cli import main
-from benchmark.report import classes
+from benchmark.figures import palette
+from benchmark.report.confusion import SYMBOLS, ConfusionSum, pack, pack_all
+from benchmark.results import summary
+from benchmark.storage.files import append_jsonl, config_hash, read_json, write_bytes, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.tables import tables
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 ROOT = Path(__file__).parent.parent
@@ -94,7 +99,7 @@ def test_curves_recalls_and_confusions_are_those_of_the_runs(quick: tuple[str, d
     _, data = quick
     for entry in data["results"][::7]:
         name, classifier = data["runs"][entry["run"]]["name"], entry["classifier"]
-        result = store.read_json(QUICK / "runs" / name / "result.json")["classifiers"][classifier]
+        result = read_json(QUICK / "runs" / name / "result.json")["classifiers"][classifier]
         for metric, values in entry["curves"].items():
             expected = [None if v is None else 10_000 * v for v in result["curves"][metric]]
             assert values == pytest.approx(expected, abs=0.51), metric
@@ -111,7 +116,7 @@ def test_curves_recalls_and_confusions_are_those_of_the_runs(quick: tuple[str, d
 def test_protocol_environment_and_seeds_of_every_run_are_there(quick: tuple[str, dict]) -> None:
     _, data = quick
     for run in data["runs"]:
-        config = store.read_json(QUICK / "runs" / run["name"] / "config.json")
+        config = read_json(QUICK / "runs" / run["name"] / "config.json")
         assert data["configs"][run["config"]]["training.lr"] == str(config["training"]["lr"])
         assert run["seeds"]["training"] == str(config["training"]["seed"])
         assert data["environments"][run["environment"]]["resolved.precision"] in ("bf16", "fp32")
@@ -179,7 +184,7 @@ def test_the_report_needs_no_torch_and_imports_no_plugin(tmp_path: Path) -> None
     plugin = tmp_path / "evil.py"
     plugin.write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nclass Mine: pass\n")
     name = fake.write_run(tmp_path, fake.config("replay"))
-    store.write_json(tmp_path / "runs" / name / "config.json", fake.config(f"{plugin}:Mine"))
+    write_json(tmp_path / "runs" / name / "config.json", fake.config(f"{plugin}:Mine"))
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None, avalanche=None)\n"
         f"from benchmark.cli import main; sys.exit(main(['report', {str(tmp_path)!r}]))"
@@ -209,7 +214,7 @@ def hostile_folder(root: Path) -> None:
         (root / "runs" / name / "config.json").write_text(json.dumps(content))
         called = text.replace("/", "∕").replace("\0", "").encode("utf-8", "replace").decode()
         (root / "runs" / name).rename(root / "runs" / f"{i} {called}")
-        failing = store.RunFolder(root / "runs" / f"failed {i} {called}")
+        failing = RunFolder(root / "runs" / f"failed {i} {called}")
         failing.path.mkdir()
         failing.config.write_text(json.dumps({**content, "strategy": {"name": text, "option": [text]}}))
         failing.failure.write_text(json.dumps({"exception": text, "traceback": f"T\n  {text}\n", "attempt": text}))
@@ -262,21 +267,19 @@ def a_header_that_lies(shape: tuple[int, ...]) -> bytes:
 
 def test_failed_partial_foreign_and_damaged_runs_are_named(results: Path, tmp_path: Path) -> None:
     runs = sorted((results / "runs").iterdir())
-    folders = [store.RunFolder(path) for path in runs]
+    folders = [RunFolder(path) for path in runs]
     folders[0].result.write_text('{"complete": tr')
     folders[1].config.unlink()
     folders[2].stream.write_text("[]")
     folders[3].result.unlink()
-    store.write_json(
-        folders[3].failure, {"exception": "RuntimeError: out of memory", "traceback": "Tr\nace", "attempt": 2}
-    )
+    write_json(folders[3].failure, {"exception": "RuntimeError: out of memory", "traceback": "Tr\nace", "attempt": 2})
     folders[4].result.unlink()
-    store.append_jsonl(folders[4].metrics, {"experience": 0})
+    append_jsonl(folders[4].metrics, {"experience": 0})
     shutil.rmtree(runs[5])
-    store.write_json(
+    write_json(
         folders[6].result, {"format": 1, "complete": True, "classifiers": {"head": {"summary": 3, "curves": [1]}}}
     )
-    store.write_json(folders[7].result, {"format": 99, "complete": True, "classifiers": {}})
+    write_json(folders[7].result, {"format": 99, "complete": True, "classifiers": {}})
     foreign = results / "runs" / "somebody-else"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model": {"lr": 1}, "steps": [1, 2], "strategy": 3}')
@@ -323,10 +326,10 @@ def test_failed_partial_foreign_and_damaged_runs_are_named(results: Path, tmp_pa
 )
 def test_a_damaged_confusion_file_is_named_and_the_rest_shown(tmp_path: Path, content: bytes, words: str) -> None:
     name = fake.write_run(tmp_path, fake.config("replay"))
-    folder = store.RunFolder(tmp_path / "runs" / name)
-    store.write_bytes(folder.confusion_of(4), content)
+    folder = RunFolder(tmp_path / "runs" / name)
+    write_bytes(folder.confusion_of(4), content)
     counts = {"correct": list(range(20)), "total": [100] * 20}
-    store.append_jsonl(folder.metrics, {"experience": 4, "classifiers": {"head": counts}})
+    append_jsonl(folder.metrics, {"experience": 4, "classifiers": {"head": counts}})
     _, data = build(tmp_path)
     assert words in " ".join(data["runs"][0]["problems"])
     assert data["confusions"] == []
@@ -335,10 +338,10 @@ def test_a_damaged_confusion_file_is_named_and_the_rest_shown(tmp_path: Path, co
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     name = fake.write_run(tmp_path, fake.config("replay"))
-    folder = store.RunFolder(tmp_path / "runs" / name)
+    folder = RunFolder(tmp_path / "runs" / name)
     objects = np.empty((20, 20), dtype=object)
     objects[:] = Bomb(tmp_path / "unpickled")
-    store.write_bytes(folder.confusion_of(4), npz(head=objects))
+    write_bytes(folder.confusion_of(4), npz(head=objects))
     _, data = build(tmp_path)
     assert not (tmp_path / "unpickled").exists()
     assert data["confusions"] == []
@@ -356,9 +359,9 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 )
 def test_a_stream_that_makes_no_sense_costs_the_per_class_results_only(tmp_path: Path, stream: dict) -> None:
     name = fake.write_run(tmp_path, fake.config("replay"))
-    folder = store.RunFolder(tmp_path / "runs" / name)
-    store.write_json(folder.stream, stream)
-    store.write_bytes(folder.confusion_of(4), npz(head=np.eye(20, dtype=np.int32)))
+    folder = RunFolder(tmp_path / "runs" / name)
+    write_json(folder.stream, stream)
+    write_bytes(folder.confusion_of(4), npz(head=np.eye(20, dtype=np.int32)))
     _, data = build(tmp_path)
     assert len(data["results"]) == 1 and data["cells"][0]["stats"]
     assert bool(data["runs"][0]["problems"]) == ("class_names" not in stream)
@@ -388,9 +391,9 @@ def test_a_folder_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:
     for seed in range(40):
-        folder = store.RunFolder(tmp_path / "runs" / f"run{seed}")
-        store.write_json(folder.config, fake.config("x" * 100_000, seed=seed, dataset__root=["y" * 100_000]))
-        store.write_json(folder.failure, {"exception": "e" * 10_000, "traceback": "t" * 1_000_000 + "end"})
+        folder = RunFolder(tmp_path / "runs" / f"run{seed}")
+        write_json(folder.config, fake.config("x" * 100_000, seed=seed, dataset__root=["y" * 100_000]))
+        write_json(folder.failure, {"exception": "e" * 10_000, "traceback": "t" * 1_000_000 + "end"})
     html, data = build(tmp_path)
     assert len(html) < 600_000
     assert data["runs"][0]["traceback"].endswith("tend")
@@ -404,7 +407,7 @@ def unpack(text: str, side: int) -> np.ndarray:
     values: list[int] = []
     i = 0
     while i < len(text):
-        symbol = classes.SYMBOLS.index(text[i])
+        symbol = SYMBOLS.index(text[i])
         i += 1
         if symbol < 40:
             values.append(symbol + 1)
@@ -413,7 +416,7 @@ def unpack(text: str, side: int) -> np.ndarray:
         else:
             number = 0
             for character in text[i : i + 4]:
-                number = 64 * number + classes.SYMBOLS.index(character)
+                number = 64 * number + SYMBOLS.index(character)
             i += 4
             values += [number] if symbol == 62 else [0] * number
     return np.array(values).reshape(side, side)
@@ -424,18 +427,18 @@ def test_packed_matrices_come_back(top: int) -> None:
     rng = np.random.default_rng(top)
     matrix = rng.integers(0, top, (60, 60)) * (rng.random((60, 60)) < 0.3)
     matrix[30:] = 0
-    np.testing.assert_array_equal(unpack(classes.pack(matrix), 60), matrix)
+    np.testing.assert_array_equal(unpack(pack(matrix), 60), matrix)
 
 
 def test_confusions_are_pooled_until_they_fit_and_keep_their_sum() -> None:
     rng = np.random.default_rng(0)
     sums = {}
     for key in range(4):
-        total = classes.ConfusionSum.of(230)
+        total = ConfusionSum.of(230)
         total.add(rng.integers(0, 30, (230, 230)), rng.integers(1, 500, 230).tolist())
         sums[key] = total
     assert len(sums[0].by_arrival) == 77 and sums[0].block == 3
-    packed = classes.pack_all(sums, 10_000)
+    packed = pack_all(sums, 10_000)
     for key, entry in packed.items():
         assert unpack(entry["images"], entry["side"]).sum() == sums[key].by_arrival.sum()
     assert sum(len(e["arrival"]) + len(e["images"]) for e in packed.values()) <= 10_000
@@ -443,7 +446,7 @@ def test_confusions_are_pooled_until_they_fit_and_keep_their_sum() -> None:
 
 
 def test_order_by_images_puts_the_head_first() -> None:
-    total = classes.ConfusionSum.of(3)
+    total = ConfusionSum.of(3)
     total.add(np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]]), [10, 30, 20])
     np.testing.assert_array_equal(total.by_images, [[5, 6, 4], [8, 9, 7], [2, 3, 1]])
 
@@ -470,9 +473,9 @@ def copies_of_quick(root: Path, number: int) -> None:
     for i, source in enumerate(sorted((QUICK / "runs").iterdir()) * 9):
         if i == number:
             return
-        config = store.read_json(source / "config.json")
+        config = read_json(source / "config.json")
         config["stream"]["rho"] = 100 + i // 60
-        target = root / "runs" / f"{source.name.rpartition('-')[0]}-{store.config_hash(config)[:10]}"
+        target = root / "runs" / f"{source.name.rpartition('-')[0]}-{config_hash(config)[:10]}"
         shutil.copytree(source, target)
         (target / "config.json").write_text(json.dumps(config))
 
@@ -483,7 +486,7 @@ def hundred_classes(root: Path, number: int) -> None:
     for i in range(number):
         content = fake.config(f"method{i // 3 % 12:02d}", "lfs", 10, i % 3, stream__rho=float(1 + i // 36))
         name = fake.write_run(root, content)
-        folder = store.RunFolder(root / "runs" / name)
+        folder = RunFolder(root / "runs" / name)
         images = [int(500 * 100 ** (-c / 99)) for c in range(100)]
         (folder.stream).write_text(json.dumps({"sizes": [10] * 10, "profile_counts": images, "tasks": 10}))
         confusion = rng.multinomial(100, np.full(100, 0.01), 100).astype(np.int32)

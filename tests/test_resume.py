@@ -15,17 +15,17 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from small_run import TINY, AskedAfter, Killed, KilledAt, chop, config, done, interrupt, repeatable, short, states
 
-from benchmark import checkpoint, environment, run
-from benchmark.config import RunConfig
-from benchmark.engines.worker import carry_out
+from benchmark.config.schema import RunConfig
 from benchmark.errors import UserError
-from benchmark.interruption import Interrupted, StopRequest
-from benchmark.store import RunFolder, append_jsonl, read_json, read_jsonl
+from benchmark.runs import checkpoint, environment, execute
+from benchmark.runs.signals import Interrupted, StopRequest
+from benchmark.storage.files import append_jsonl, read_json, read_jsonl
+from benchmark.storage.folder import RunFolder
+from benchmark.sweeps.engines.worker import carry_out
 from strategies import registry
 from strategies.replay import Replay
 
 LOOKS = (3, 6, 5, 9, 4, 7)  # steps between kills: all of the small run's epochs, batches and boundaries see some
-
 SCENES: dict[str, Any] = {
     "dataset__name": "glyph_scenes", "dataset__classes": 12, "dataset__train_images": 60, "dataset__test_images": 40,
     "dataset__rho": 5, "dataset__resolution": 16, "stream__protocol": "B0-C4", "stream__profile": "natural",
@@ -132,11 +132,11 @@ def test_a_kill_in_a_stage_goes_on_at_the_end_of_the_epochs(tmp_path: Path) -> N
     folder = RunFolder(tmp_path / "killed")
     trained = []
     with pytest.raises(Killed):
-        run.execute(wanted, folder, stop=KilledAt(60))  # a stage has 200 steps, an experience before it about ten
+        execute.execute(wanted, folder, stop=KilledAt(60))  # a stage has 200 steps, an experience before it about ten
     newest = checkpoint.latest(folder, wanted, recorded=1)
     assert newest is not None and newest.progress is not None
     assert (newest.experience, newest.progress["epoch"], len(read_jsonl(folder.metrics))) == (1, 2, 1)
-    run.execute(wanted, folder, lambda event: trained.append((event["experience"], event["epoch"])))
+    execute.execute(wanted, folder, lambda event: trained.append((event["experience"], event["epoch"])))
     assert trained == [(2, 1), (2, 2)]
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
 
@@ -151,7 +151,7 @@ def test_a_stage_goes_on_from_its_own_epochs(strategy: str, tmp_path: Path) -> N
     reached = []
     for _ in range(looks // 8 + 2):  # attempts of 16 steps, of which an epoch may be lost
         try:
-            run.execute(wanted, folder, stop=KilledAt(16))
+            execute.execute(wanted, folder, stop=KilledAt(16))
         except Killed:
             newest = checkpoint.latest(folder, wanted, recorded=9)
             assert newest is not None
@@ -171,10 +171,10 @@ def test_a_stop_inside_a_stage_loses_less_than_the_interval(tmp_path: Path, monk
     wanted, folder = config("bic"), RunFolder(tmp_path / "stopped")
     for _ in range(5):
         with pytest.raises(Interrupted):
-            run.execute(wanted, folder, stop=AskedAfter(60))
+            execute.execute(wanted, folder, stop=AskedAfter(60))
     newest = checkpoint.latest(folder, wanted, recorded=9)
     assert newest is not None and newest.stage_steps > 0
-    run.execute(wanted, folder)
+    execute.execute(wanted, folder)
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
 
 
@@ -231,11 +231,11 @@ def test_a_run_that_is_asked_to_stop_saves_its_step(tmp_path: Path) -> None:
         def requested(self, value: bool) -> None: ...
 
     with pytest.raises(Interrupted) as leaving:
-        run.execute(wanted, folder, stop=Ask())
+        execute.execute(wanted, folder, stop=Ask())
     assert leaving.value.code == 75
     assert folder.state == "interrupted"
     assert states(folder)[-1] > "0000-00000001.pt"
-    run.execute(wanted, folder)
+    execute.execute(wanted, folder)
     assert repeatable(folder) == repeatable(done(wanted, tmp_path / "straight"))
 
 
@@ -251,7 +251,7 @@ def test_a_run_killed_between_metrics_and_checkpoint_trains_that_experience_agai
     append_jsonl(folder.metrics, {"experience": 2, "classifiers": {}, "memory_held": []})
     with folder.metrics.open("ab") as file:
         file.write(b'{"experience": 3, "torn')
-    run.execute(wanted, folder)
+    execute.execute(wanted, folder)
     assert repeatable(folder) == repeatable(finished)
 
 
@@ -264,7 +264,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(finished: RunFolder, tm
     with pytest.warns(UserWarning, match=r"0002-00000000\.pt is damaged .*; using the checkpoint before it"):
         state = checkpoint.latest(folder, wanted, recorded=2)
         assert state is not None and state.experience == 1
-        run.execute(wanted, folder)
+        execute.execute(wanted, folder)
     assert repeatable(folder) == repeatable(finished)
 
 
@@ -289,7 +289,7 @@ def test_a_run_that_lost_its_past_starts_anew(finished: RunFolder, tmp_path: Pat
     assert states(folder) == ["0001-00000000.pt"]
     if loss != "metrics":
         assert any("damaged" in str(warning.message) for warning in caught)
-    run.execute(wanted, folder)
+    execute.execute(wanted, folder)
     assert repeatable(folder) == repeatable(finished)
 
 
@@ -305,7 +305,7 @@ def test_damaged_diagnostics_end_no_run(tmp_path: Path, still_recorded: bool) ->
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         now = config("replay", **TINY, metrics__diagnostics=still_recorded)
-        run.execute(now, folder, lambda event: trained.append(event["experience"]))
+        execute.execute(now, folder, lambda event: trained.append(event["experience"]))
     assert any("line 1 is not a JSON object. The run starts anew" in str(w.message) for w in caught) == still_recorded
     assert trained == ([0, 1] if still_recorded else [1])
     assert folder.result.read_bytes() == straight.result.read_bytes()
@@ -331,7 +331,7 @@ def test_a_strangers_checkpoint_cannot_run_code(finished: RunFolder, tmp_path: P
 
     torch.save({"format": checkpoint.FORMAT, "state": Attack()}, folder.checkpoints / "0001-00000000.pt")
     with pytest.warns(UserWarning, match=r"0001-00000000\.pt is damaged \(UnpicklingError\)"):
-        run.execute(config("icarl"), folder)
+        execute.execute(config("icarl"), folder)
     assert not trace.exists()
     assert repeatable(folder) == repeatable(finished)
 
@@ -343,7 +343,7 @@ def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"0001-00000000\.pt belongs to another config \(training\.seed is 0 there and 1 here\)"
     ):
-        run.execute(config("replay", training__seed=1), folder)
+        execute.execute(config("replay", training__seed=1), folder)
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
@@ -354,7 +354,7 @@ def test_checkpoint_of_a_newer_imcil_is_refused(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     torch.save({**content, "format": 99, "unheard_of": 1}, path)
     with pytest.raises(UserError, match="has checkpoint format 99, this imcil reads up to 2; please update imcil"):
-        run.execute(config("replay"), folder)
+        execute.execute(config("replay"), folder)
     assert path.exists()
 
 
@@ -363,7 +363,7 @@ def test_diagnostics_may_be_switched_on_between_attempts(finished: RunFolder, tm
     interrupt(config("icarl"), folder, 1)
     interrupt(config("icarl", metrics__diagnostics=True), folder, 2)
     append_jsonl(folder.diagnostics, {"experience": 2})  # written, then killed before the checkpoint
-    run.execute(config("icarl", metrics__diagnostics=True), folder)
+    execute.execute(config("icarl", metrics__diagnostics=True), folder)
     assert [record["experience"] for record in read_jsonl(folder.diagnostics)] == [1, 2]
     assert folder.result.read_bytes() == finished.result.read_bytes()
 
@@ -374,5 +374,5 @@ def test_to_go_on_is_no_progress(tmp_path: Path) -> None:
     for experience in (0, 1):
         append_jsonl(path, {"experience": experience})
     os.utime(path, (1, 1))
-    assert len(run._cut(path, 2)) == 2 and path.stat().st_mtime == 1
-    assert len(run._cut(path, 1)) == 1 and path.stat().st_mtime > 1
+    assert len(execute._cut(path, 2)) == 2 and path.stat().st_mtime == 1
+    assert len(execute._cut(path, 1)) == 1 and path.stat().st_mtime > 1

@@ -15,13 +15,15 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from small_run import EPOCHS, REPEATABLE, TINY, config, done, interrupt, repeatable
 
-from benchmark import environment, run
-from benchmark.config import RunConfig, validated
+from benchmark.config.schema import RunConfig, validated
 from benchmark.errors import UserError
-from benchmark.loading import ArrayLoader
-from benchmark.store import RunFolder, read_json, read_jsonl, write_bytes
-from strategies.batches import batch_sizes
-from strategies.memory import concatenate
+from benchmark.loading.loader import ArrayLoader
+from benchmark.runs import environment, execute
+from benchmark.runs.prepare import build_learner, prepare
+from benchmark.storage.files import read_json, read_jsonl, write_bytes
+from benchmark.storage.folder import RunFolder
+from strategies.training.memory import concatenate
+from strategies.training.recipe import batch_sizes
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +106,9 @@ def test_clocks_stand_in_the_cost_file_alone(finished: RunFolder) -> None:
 def test_the_training_seed_draws_the_first_weights_and_nothing_else_does() -> None:
     def first_weights(**changes: Any) -> torch.Tensor:
         wanted = config("replay", **changes)
-        recipe, benchmark, arrays = run.prepare(wanted)
+        recipe, benchmark, arrays = prepare(wanted)
         loader = ArrayLoader(benchmark.images, arrays, wanted.training.augmentation, "cpu")
-        learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
+        learner = build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
         return torch.cat([parameter.detach().flatten() for parameter in learner.model.backbone.parameters()])
 
     assert torch.equal(first_weights(), first_weights(stream__order_seed=1, stream__subset_seed=1))
@@ -115,7 +117,7 @@ def test_the_training_seed_draws_the_first_weights_and_nothing_else_does() -> No
 
 @pytest.mark.parametrize("last_batch", ["keep", "even"])
 def test_a_run_trains_on_the_batches_it_names(last_batch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, trained = run.build_learner, []
+    build, trained = build_learner, []
 
     def watched(*args: Any) -> Any:
         learner = build(*args)
@@ -124,7 +126,7 @@ def test_a_run_trains_on_the_batches_it_names(last_batch: str, tmp_path: Path, m
         )
         return learner
 
-    monkeypatch.setattr(run, "build_learner", watched)
+    monkeypatch.setattr(execute, "build_learner", watched)
     folder = done(config("finetune", **TINY, training__batch_size=9, training__last_batch=last_batch), tmp_path / "run")
     info = read_json(folder.stream)
     first, second = sum(info["train_counts"][:2]), sum(info["train_counts"][2:])
@@ -143,9 +145,9 @@ def test_weights_are_kept_on_request(keep: str, files: list[str], finished: RunF
     assert [path.name for path in sorted(folder.weights.iterdir())] == files
     assert folder.result.read_bytes() == finished.result.read_bytes()
     state = torch.load(folder.weights / "02.pt", weights_only=True)
-    recipe, benchmark, arrays = run.prepare(wanted)
+    recipe, benchmark, arrays = prepare(wanted)
     loader = ArrayLoader(benchmark.images, arrays, "none")
-    learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
+    learner = build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
     learner.model.head.extend(6)
     learner.model.head.num_classes = 6
     learner.model.load_state_dict(state)
@@ -186,7 +188,7 @@ def test_repeated_runs_are_identical_byte_for_byte(finished: RunFolder, tmp_path
 def test_a_failure_is_forgotten_once_the_run_is_done(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     write_bytes(folder.failure, b'{"attempt": 1}')
-    run.execute(config("finetune"), folder)
+    execute.execute(config("finetune"), folder)
     assert not folder.failure.exists() and folder.state == "done"
 
 
@@ -227,7 +229,7 @@ def test_what_auto_became_is_kept_when_a_run_goes_on(tmp_path: Path, monkeypatch
     monkeypatch.setattr(environment, "has_fast_bf16", lambda device: True)
     interrupt(wanted, folder, 1)
     monkeypatch.setattr(environment, "has_fast_bf16", lambda device: False)  # goes on elsewhere
-    run.execute(wanted, folder)
+    execute.execute(wanted, folder)
     assert read_json(folder.environment)["resolved"]["precision"] == "bf16"
     assert repeatable(folder) == repeatable(straight["bf16"])
     assert all(torch.equal(value, bf16[name]) for name, value in weights(folder).items())
@@ -273,9 +275,9 @@ def test_devices_that_cannot_be_used() -> None:
 def test_avalanches_own_accuracy_is_the_recorded_one(strategy: str, finished: RunFolder, tmp_path: Path) -> None:
     wanted = config(strategy)
     folder = done(wanted, tmp_path / "run")
-    recipe, benchmark, arrays = run.prepare(wanted)
+    recipe, benchmark, arrays = prepare(wanted)
     loader = ArrayLoader(benchmark.images, arrays, "none")
-    learner = run.build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
+    learner = build_learner(wanted, recipe, loader, environment.resolve(wanted, benchmark, "cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no loggers
         evaluator = EvaluationPlugin(accuracy_metrics(stream=True, experience=True), loggers=[])
@@ -296,4 +298,4 @@ def test_avalanches_own_accuracy_is_the_recorded_one(strategy: str, finished: Ru
 def test_kept_classes_are_the_ones_named(tmp_path: Path) -> None:
     stream = read_json(done(config("finetune", dataset__classes=[7, 1, 4], stream__tasks=3), tmp_path / "run").stream)
     assert sorted(stream["class_order"]) == [1, 4, 7]
-    assert sorted(run.prepare(config())[1].info.class_order) == [0, 1, 2, 3, 4, 5]
+    assert sorted(prepare(config())[1].info.class_order) == [0, 1, 2, 3, 4, 5]

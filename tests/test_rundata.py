@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmark import store, summary, tables
 from benchmark.cli import main
 from benchmark.errors import UserError
-from benchmark.rundata import NotKept, load_metric, run_data, with_metric
+from benchmark.results import summary
+from benchmark.results.user_metrics import NotKept, load_metric, run_data, with_metric
+from benchmark.storage import folder
+from benchmark.tables import tables
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 ROOT = Path(__file__).parent.parent
@@ -31,7 +33,7 @@ def test_a_run_holds_what_its_files_hold(tmp_path):
     assert (head.name, head.classifier, nme.classifier) == (name, "head", "nme")
     assert head.config["strategy"] == {"name": "icarl"} and sum(head.stream["sizes"]) == 20
     assert len(nme.records) == 5 and nme.records[2]["correct"].shape == (12,)
-    result = store.read_json(head.path / "result.json")["classifiers"]["head"]
+    result = folder.read_json(head.path / "result.json")["classifiers"]["head"]
     assert head.summary == result["summary"]
     np.testing.assert_equal(head.curves["forgetting"], [float("nan"), *result["curves"]["forgetting"][1:]])
     np.testing.assert_array_equal(head.confusion.diagonal(), head.records[-1]["correct"])
@@ -130,15 +132,15 @@ def test_every_class_after_each_experience_on_request(tmp_path, capsys):
     name = fake.write_run(tmp_path, fake.config("icarl"), ["head", "nme"], details=True)
     fake.write_run(tmp_path, fake.config("bare"), accuracy=40)  # keeps no counts
     path = tmp_path / "runs" / name / "stream.json"
-    whole = {**store.read_json(path), **stream}
-    store.write_json(path, whole)
+    whole = {**folder.read_json(path), **stream}
+    folder.write_json(path, whole)
     assert main(["table", str(tmp_path), "--per-class"]) == 0
     assert "per_class.csv" in capsys.readouterr().out
     rows = pd.read_csv(tmp_path / "per_class.csv")
-    store.write_json(path, {"sizes": [20]})
+    folder.write_json(path, {"sizes": [20]})
     assert main(["table", str(tmp_path), "--per-class"]) == 2
     assert "stream.json does not describe the classes" in capsys.readouterr().err
-    store.write_json(path, whole)
+    folder.write_json(path, whole)
     assert len(rows) == 2 * (4 + 8 + 12 + 16 + 20) and set(rows["run"]) == {name}
     nme = next(run for run in run_data(tmp_path / "runs") if run.classifier == "nme")
     row = rows[(rows["classifier"] == "nme") & (rows["experience"] == 3) & (rows["arrival"] == 9)].squeeze()

@@ -20,18 +20,20 @@ import pytest
 import results_folder as fake
 from small_run import TINY, config, execute
 
-from benchmark import checkpoint, datasets, store
+from benchmark import datasets
 from benchmark.cli import _parser, main
 from benchmark.commands import _check_code
-from benchmark.config import load
-from benchmark.engines.base import InvalidRuns
-from benchmark.engines.worker import Listener, check
+from benchmark.config.loading import load
 from benchmark.errors import UserError
-from benchmark.files import DamagedFile, append_jsonl, append_text, read_json, read_jsonl
-from benchmark.markup import printable
 from benchmark.outputs import write_results
-from benchmark.plan import planned_runs
-from benchmark.sweep import run_sweep
+from benchmark.runs import checkpoint
+from benchmark.storage.files import DamagedFile, append_jsonl, append_text, read_json, read_jsonl, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.text import printable
+from benchmark.sweeps.engines.base import InvalidRuns
+from benchmark.sweeps.engines.worker import Listener, check
+from benchmark.sweeps.plan import planned_runs
+from benchmark.sweeps.sweep import run_sweep
 
 # Commands that read results, in a process whose every import, unpickling, process, connection and write is noted.
 WATCHED = """
@@ -78,7 +80,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     payload = pickle.dumps(Payload(trace))
     plugin = root / "plugin.py"
     plugin.write_text(f"import os; os.mkdir({str(trace)!r})\n")
-    folder = store.RunFolder(root / "runs" / evil)
+    folder = RunFolder(root / "runs" / evil)
     for name in ("checkpoints/0001-00000000.pt", "result.pkl", "diagnostics.jsonl", "cost.jsonl"):
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_bytes(payload)
@@ -90,9 +92,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = read_json(folder.config)
     content["strategy"] = {"name": f"{plugin}:Mine", "note": "=1+1"}
     content["training"]["backbone"] = f"{plugin}:net"
-    store.write_json(folder.config, content)
+    write_json(folder.config, content)
 
-    spoken = store.RunFolder(root / "runs" / "spoken")
+    spoken = RunFolder(root / "runs" / "spoken")
     named = fake.config("=cmd|' /C calc'!A0\x1b]0;owned\x07\x1b[2J", seed=3)
     fake.write_run(root, named)
     (root / "runs" / fake.name_of(named)).rename(spoken.path)
@@ -100,18 +102,18 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result["classifiers"]["../../../escaped"] = result["classifiers"].pop("head")
     result["classifiers"]["../../../escaped"]["summary"]["=2+3"] = 0.5
     result["classifiers"]["../../../escaped"]["summary"]["../../escaped"] = 0.5
-    store.write_json(spoken.result, result)
+    write_json(spoken.result, result)
 
     for name in ("pipe", "endless", "outside"):
         (root / "runs" / name).mkdir()
-        store.write_json(root / "runs" / name / "config.json", fake.config("replay", seed=4))
+        write_json(root / "runs" / name / "config.json", fake.config("replay", seed=4))
     for name in ("result.json", "environment.json", "stream.json", "metrics.jsonl", "claim.0001.json", "failure.json"):
         os.mkfifo(root / "runs" / "pipe" / name)
         (root / "runs" / "endless" / name).symlink_to("/dev/zero")
     (root / "runs" / "outside" / "checkpoints").symlink_to(place)
     plan = read_json(root / "sweep.json")
     plan["runs"] |= {"../../escaped": content, "/etc/passwd": content, "\x1b[31mred": content}
-    store.write_json(root / "sweep.json", plan)
+    write_json(root / "sweep.json", plan)
     return root
 
 
@@ -190,7 +192,7 @@ def test_what_is_no_regular_file_is_damaged(tmp_path: Path) -> None:
             read_json(tmp_path / name)
         with pytest.raises(DamagedFile):
             read_jsonl(tmp_path / name)
-    assert store.RunFolder(tmp_path).read_result() is None
+    assert RunFolder(tmp_path).read_result() is None
 
 
 def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_a_plan_does_not_lead_out_of_the_folder(tmp_path: Path, changes: Any) ->
     """Its runs are refused before anything is written."""
     content = {**load("digits").base.model_dump(mode="json"), **changes}
     place = tmp_path / "a" / "b"
-    store.write_json(place / "sweep.json", {"runs": {"run": content}})
+    write_json(place / "sweep.json", {"runs": {"run": content}})
     before = sorted(tmp_path.rglob("*"))
 
     def nothing(out: Path, listener: Listener) -> Any:
@@ -276,7 +278,7 @@ def test_a_run_is_not_written_through_a_symbolic_link(tmp_path: Path, part: str)
     elsewhere = tmp_path / "models"
     elsewhere.mkdir()
     (elsewhere / "mine.pt").write_text("years of work")
-    folder = store.RunFolder(tmp_path / "runs" / "run")
+    folder = RunFolder(tmp_path / "runs" / "run")
     (folder.path.parent if not part else folder.path).mkdir(parents=True)
     (folder.path / part if part else folder.path).symlink_to(elsewhere)
     for use in (lambda: folder.claim().__enter__(), folder.forgive):
@@ -291,7 +293,7 @@ def test_a_run_with_a_file_that_leads_elsewhere_fails_and_writes_nothing_there(t
     notes = tmp_path / "notes.txt"
     notes.write_text("line one\nline two, kept for years\n")
     wanted = config("replay", **TINY)
-    folder = store.RunFolder(tmp_path / "results" / "runs" / wanted.run_name)
+    folder = RunFolder(tmp_path / "results" / "runs" / wanted.run_name)
     folder.path.mkdir(parents=True)
     (folder.path / name).symlink_to(notes)
     kind, message = execute(wanted, folder)
@@ -348,7 +350,7 @@ def test_a_sweep_is_not_carried_out_through_a_symbolic_link(tmp_path: Path) -> N
 
 
 def test_a_checkpoint_that_is_a_pipe_or_a_device_is_passed_over(tmp_path: Path) -> None:
-    folder = store.RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.checkpoints.mkdir(parents=True)
     os.mkfifo(folder.checkpoints / "0001-00000000.pt")
     (folder.checkpoints / "0000-00000003.pt").symlink_to("/dev/zero")

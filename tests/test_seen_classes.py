@@ -19,10 +19,10 @@ from gradient_world import (
     template_of,
 )
 
-from strategies import losses
-from strategies.criterion import BalancedSoftmax, NewCrossEntropy, SeenCrossEntropy
-from strategies.seen import ClassCounts, SeenClasses
-from strategies.teacher import Teacher, last_linear
+from strategies.training import losses
+from strategies.training.criteria import BalancedSoftmax, NewCrossEntropy, SeenCrossEntropy
+from strategies.training.seen_classes import ClassCounts, SeenClasses
+from strategies.training.teacher import Teacher, last_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmark import statistics
 from benchmark.errors import UserError
+from benchmark.results import statistics
 
 RNG = np.random.default_rng(0)
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import results_folder as fake
 
-from benchmark import status, store
-from benchmark.claims import LEASE
-from benchmark.store import RunFolder, write_json
+from benchmark.storage.files import read_json, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.leases import LEASE
+from benchmark.storage.records import load_runs
+from benchmark.sweeps import status
 
 
 def a_folder(root: Path, **changes: Any) -> RunFolder:
@@ -23,7 +25,7 @@ def a_folder(root: Path, **changes: Any) -> RunFolder:
     content = fake.config("replay", **changes)
     finished = RunFolder(root / "runs" / fake.write_run(root, content))
     finished.result.unlink()
-    write_json(finished.stream, {**store.read_json(finished.stream), "tasks": 5})
+    write_json(finished.stream, {**read_json(finished.stream), "tasks": 5})
     return finished
 
 
@@ -53,7 +55,7 @@ def test_a_running_run_says_where_since_when_and_how_far(tmp_path: Path, capfd: 
 def test_the_time_left_follows_from_the_images_left(tmp_path: Path) -> None:
     """By hand: experience 2 of 5 after 40 of 160 epochs, 20 exemplars a class."""
     folder = a_folder(tmp_path)
-    (record,) = store.load_runs(tmp_path)
+    (record,) = load_runs(tmp_path)
     counts = [int(500 * 100 ** (-i / 19) + 1e-9) for i in range(20)]
     left = 0
     for t, epochs in ((1, 120), (2, 160), (3, 160), (4, 160)):
@@ -131,7 +133,7 @@ def test_watching_ends_with_the_runs(
     heard("2 runs: 1 done, 1 pending")
     with folder.claim():
         heard("2 runs: 1 done, 1 running")
-        write_json(folder.result, store.read_json(done.result))
+        write_json(folder.result, read_json(done.result))
     watching.join(timeout=30)
     assert not watching.is_alive()
     heard("2 runs: 2 done")

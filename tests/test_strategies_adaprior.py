@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 
-from benchmark import workbench
+from benchmark.contract import workbench
+from benchmark.contract.probes import differences
+from benchmark.contract.workbench import FROM_SCRATCH, Workbench
 from benchmark.streams import long_tailed_benchmark
-from benchmark.workbench import FROM_SCRATCH, Workbench, differences
 from strategies.adaprior import AdaptivePrior, LUCIRAdaPrior, PriorAdjustedHead
 from strategies.balanced_softmax import LUCIRBalancedSoftmax
 from strategies.lucir import LUCIR
-from strategies.recipe import MemoryPolicy
+from strategies.training.recipe import MemoryPolicy
 
 
 def test_without_update_and_adjustment_it_is_balanced_softmax() -> None:

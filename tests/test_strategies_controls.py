@@ -9,12 +9,13 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch.nn.functional import normalize
 
-from benchmark.workbench import COUNTS, Workbench, copied, differences
-from strategies.features import extract_features
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import COUNTS, Workbench
 from strategies.finetune import Finetune
 from strategies.gdumb import GDumb, MemoryOnlyPlugin
 from strategies.ncm import NCM
-from strategies.recipe import MemoryPolicy
+from strategies.training.features import extract_features
+from strategies.training.recipe import MemoryPolicy
 
 
 @pytest.mark.parametrize("policy", [MemoryPolicy(3), MemoryPolicy(12, "total")])

@@ -12,8 +12,8 @@ import pytest
 from torch import nn
 
 from strategies import registry
-from strategies.recipe import Context
-from strategies.stage import CachedFeatures, FreshFeatures, Images, Stage
+from strategies.training.recipe import Context
+from strategies.training.stages import CachedFeatures, FreshFeatures, Images, Stage
 
 LUCIR = {"lambda_base": 5.0, "adaptive": True, "margin": 0.5, "k": 2, "mr_reduction": "pairs", "imprint": True}
 EEIL = {"weight": 1.0, "temperature": 2.0, "noise": 0.3, "finetune_epochs": 30, "finetune_lr": 0.01}
@@ -29,7 +29,6 @@ AKD = {
     "memory_share": 0.0, "weight": 1.0, "eta": 0.5, "variant": "positive", "gamma_pos": 1.0, "gamma_neg": 0.0,
     "clip": 0.0,
 }  # fmt: skip
-
 DEFAULTS: dict[str, dict[str, Any]] = {
     "finetune": {"masked": False},
     "replay": {"replay_mode": "concat"},

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.workbench import COUNTS, FROM_SCRATCH, MEMORY, Trained, Workbench, copied, differences
-from strategies.distillation import TaskWiseDistillationPlugin, column_groups
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import COUNTS, FROM_SCRATCH, MEMORY, Trained, Workbench
 from strategies.eeil import EEIL, GradientNoisePlugin, LateMemoryPlugin
-from strategies.heads import LinearHead, SplitLinearHead
-from strategies.memory import herding_order
-from strategies.recipe import Context, MemoryPolicy
+from strategies.networks.heads import LinearHead, SplitLinearHead
 from strategies.replay import Replay
-from strategies.stage import Stage, StageRunner
+from strategies.training.distillation import TaskWiseDistillationPlugin, column_groups
+from strategies.training.memory import herding_order
+from strategies.training.recipe import Context, MemoryPolicy
+from strategies.training.stages import Stage, StageRunner
 
 
 def stages_of(learner: Any) -> list[Any]:
@@ -117,7 +118,8 @@ def test_exemplars_are_chosen_by_the_finetuned_network() -> None:
     trained = Workbench(EEIL(finetune_lr=0.1)).train(epochs=2)
     memory = trained.memories[0]
     newest = trained.stream.train_stream[2].dataset
-    from strategies.features import class_positions, extract_features
+    from strategies.training.features import extract_features
+    from strategies.training.labels import class_positions
 
     features = extract_features(trained.learner, newest).features
     for label, positions in class_positions(newest).items():

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 
-from benchmark.workbench import Workbench, copied, differences
-from strategies.features import extract_features
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import Workbench
 from strategies.gvalign import GaussianPlugin, LUCIRGVAlign, MixupPlugin, covariance, root, virtual_loss
 from strategies.lucir import LUCIR
+from strategies.training.features import extract_features
 
 
 def test_covariance_is_numpys_and_its_root_needs_no_full_rank() -> None:

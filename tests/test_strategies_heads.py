@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from strategies.bic import BiasCorrectedHead, correction_loss
-from strategies.criterion import SeenCrossEntropy
-from strategies.heads import UNSEEN_LOGIT, CosineHead, GrowingHead, LinearHead, SplitHead, SplitLinearHead
-from strategies.network import IncrementalNetwork
+from strategies.networks.heads import UNSEEN_LOGIT, CosineHead, GrowingHead, LinearHead, SplitHead, SplitLinearHead
+from strategies.networks.incremental import IncrementalNetwork
 from strategies.podnet import ProxyHead
+from strategies.training.criteria import SeenCrossEntropy
 
 HEADS: dict[str, Callable[[int], GrowingHead]] = {
     "linear": LinearHead,

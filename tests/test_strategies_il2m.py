@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.workbench import COUNTS, MEMORY, Workbench
-from strategies.features import class_means, extract_features
+from benchmark.contract.workbench import COUNTS, MEMORY, Workbench
 from strategies.il2m import IL2M, RectificationPlugin, RectifiedHead, rectify
-from strategies.recipe import MemoryPolicy
 from strategies.replay import Replay
+from strategies.training.features import class_means, extract_features
+from strategies.training.recipe import MemoryPolicy
 
 RATIOS = torch.tensor([0.9 / 0.45 * 0.95 / 0.90, 0.8 / 0.64 * 0.95 / 0.90, 1.0, 1.0], dtype=torch.float64)
 NEWEST = torch.tensor([False, False, True, True])

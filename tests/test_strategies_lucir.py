@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from benchmark.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench, copied, differences, seen_tests
-from strategies.criterion import BalancedSoftmax
-from strategies.heads import CosineHead
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench, seen_tests
 from strategies.logit_adjustment import LogCountAdjustment, LogPriorClassifier, LUCIRLogN, LUCIRPostHoc
-from strategies.losses import margin_ranking_loss
 from strategies.lucir import LUCIR, LessForgetPlugin
-from strategies.lucir_ladder import (
+from strategies.lucir_ablations import (
     LUCIRBalanced,
     LUCIRConstant,
     LUCIRCosineNormalisation,
@@ -26,7 +24,10 @@ from strategies.lucir_ladder import (
     ScoreMimicPlugin,
     score_mimic_loss,
 )
-from strategies.stage import Stage, StageRunner
+from strategies.networks.heads import CosineHead
+from strategies.training.criteria import BalancedSoftmax
+from strategies.training.losses import margin_ranking_loss
+from strategies.training.stages import Stage, StageRunner
 
 
 class Look(SupervisedPlugin):

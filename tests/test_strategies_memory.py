@@ -15,8 +15,8 @@ from torch.utils.data import TensorDataset
 
 from benchmark.datasets.arrays import ImageArrays
 from benchmark.streams import long_tailed_benchmark
-from strategies.classifiers import HeadClassifier, NearestMeanClassifier
-from strategies.memory import ExemplarMemoryPlugin, concatenate, herding_order
+from strategies.training.classifiers import HeadClassifier, NearestMeanClassifier
+from strategies.training.memory import ExemplarMemoryPlugin, concatenate, herding_order
 
 FIVE = torch.tensor([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0.96, 0.28]])
 LENGTHS = torch.tensor([[2, 0], [0.8, 0.6], [0.3, 0.4], [0, 3], [0.96, 0.28]])

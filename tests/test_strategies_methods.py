@@ -14,31 +14,32 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from benchmark import workbench
+from benchmark.contract import workbench
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import FROM_SCRATCH, MEMORY, Trained, Workbench, patterns
 from benchmark.streams import long_tailed_benchmark
-from benchmark.workbench import FROM_SCRATCH, MEMORY, Trained, Workbench, differences, patterns
 from strategies import registry
 from strategies.adaprior import LUCIRAdaPrior
 from strategies.balanced_softmax import BalancedSoftmaxReplay
 from strategies.bic import BiC, ValidationSplitPlugin
-from strategies.criterion import NewCrossEntropy, SeenCrossEntropy
-from strategies.dgr import DGR, DGRStatic
-from strategies.distillation import ClassShareDistillationPlugin, TeacherPlugin
+from strategies.dgr.recipes import DGR, DGRStatic
+from strategies.dgr.reweighting import StaticReweightingPlugin
 from strategies.finetune import Finetune
 from strategies.gdumb import GDumb
-from strategies.gradient_reweighting import StaticReweightingPlugin
 from strategies.gvalign import LUCIRGVAlign
-from strategies.heads import CosineHead, LinearHead
 from strategies.icarl import ICaRL
 from strategies.il2m import IL2M
 from strategies.joint import Joint, JointBalancedSoftmax
-from strategies.losses import distillation_loss
 from strategies.lucir import LUCIR, LessForgetPlugin, imprinted_weight
 from strategies.lwf import LearningWithoutForgetting
 from strategies.ncm import NCM
-from strategies.recipe import Context, MemoryPolicy, Parts, Recipe
+from strategies.networks.heads import CosineHead, LinearHead
 from strategies.replay import Replay
 from strategies.ssil import SSIL
+from strategies.training.criteria import NewCrossEntropy, SeenCrossEntropy
+from strategies.training.distillation import ClassShareDistillationPlugin, TeacherPlugin
+from strategies.training.losses import distillation_loss
+from strategies.training.recipe import Context, MemoryPolicy, Parts, Recipe
 from strategies.wa import WA, WeightAligningPlugin, weight_aligning_factor
 
 # --- worked numbers (methods, sec. 6) -------------------------------------------------------------------------------
@@ -372,12 +373,12 @@ def test_joint_training_from_scratch_forgets_the_weights_and_continued_training_
 
     for mode in ("scratch", "continue"):
         trained = Workbench(Joint(mode=mode)).start(epochs=2)  # type: ignore[arg-type]
-        initial = workbench.copied(trained.learner.model.backbone.state_dict())
+        initial = copied(trained.learner.model.backbone.state_dict())
         found = starts.setdefault(mode, [])
 
         class Look(SupervisedPlugin):
             def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-                starts[self.mode].append(workbench.copied(strategy.model.backbone.state_dict()))
+                starts[self.mode].append(copied(strategy.model.backbone.state_dict()))
                 images = sum(workbench.COUNTS[: sum(FROM_SCRATCH[: strategy.experience.current_experience + 1])])
                 assert len(strategy.adapted_dataset) == images  # all data seen so far
 
@@ -701,5 +702,5 @@ def test_the_teacher_is_the_model_as_the_last_experience_left_it(name: str) -> N
     trained.learner.plugins.append(Look())
     for t in range(3):
         bench.go_on(trained, [t])
-        ends.append(workbench.copied(trained.weights))
+        ends.append(copied(trained.weights))
     assert looked == [[], []]

@@ -13,20 +13,22 @@ import torch.nn.functional as F
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
-from benchmark import models, workbench
-from benchmark.contract import make_workbench
-from benchmark.workbench import FROM_SCRATCH, Trained, differences
-from strategies.batches import batch_sizes
-from strategies.features import extract_features, targets_array
-from strategies.memory import ExemplarMemoryPlugin
-from strategies.ml_joint import MultiLabelJoint
-from strategies.ml_lwf import MultiLabelASL, MultiLabelLwF
-from strategies.ml_replay import MultiLabelReplay
-from strategies.multilabel import AnnotatedLoss, SharedOrder
-from strategies.rebll import MultiLabelAKD, MultiLabelOracle, RebLL
-from strategies.recipe import MemoryPolicy, Recipe
-from strategies.relabeling import OnlineRelabelingPlugin, RelabelingPlugin, complete_labels, count_labels
-from strategies.template import silent_evaluator
+from benchmark import backbones
+from benchmark.contract import workbench
+from benchmark.contract.checks import make_workbench
+from benchmark.contract.probes import differences
+from benchmark.contract.workbench import FROM_SCRATCH, Trained
+from strategies.multilabel.base import AnnotatedLoss, SharedOrder
+from strategies.multilabel.joint import MultiLabelJoint
+from strategies.multilabel.lwf import MultiLabelASL, MultiLabelLwF
+from strategies.multilabel.rebll import MultiLabelAKD, MultiLabelOracle, RebLL
+from strategies.multilabel.relabeling import OnlineRelabelingPlugin, RelabelingPlugin, complete_labels, count_labels
+from strategies.multilabel.replay import MultiLabelReplay
+from strategies.training.features import extract_features
+from strategies.training.labels import targets_array
+from strategies.training.learner import silent_evaluator
+from strategies.training.memory import ExemplarMemoryPlugin
+from strategies.training.recipe import MemoryPolicy, Recipe, batch_sizes
 
 
 def loss_of(criterion: AnnotatedLoss, num_seen: int = 3) -> AnnotatedLoss:
@@ -234,7 +236,7 @@ def test_attached_to_a_stock_template(recipe: Recipe) -> None:
     arrays = workbench.scenes()
     stream = workbench.scene_stream(arrays)
     torch.manual_seed(0)
-    backbone: Any = models.build("convnet", recipe.last_relu)
+    backbone: Any = backbones.build("convnet", recipe.last_relu)
     model, criterion, plugins = recipe.attach(backbone, backbone.num_features, MemoryPolicy(3), epochs=2, batch_size=10)
     strategy = SupervisedTemplate(
         model=model,

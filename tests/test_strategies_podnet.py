@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from benchmark import workbench
+from benchmark.contract import workbench
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench
 from benchmark.datasets.arrays import ImageArrays, channel_statistics
 from benchmark.streams import long_tailed_benchmark
-from benchmark.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench, copied, differences
 from strategies.balanced_softmax import PODNetBalancedSoftmax
-from strategies.classifiers import HeadClassifier
-from strategies.criterion import BalancedSoftmax, SeenCrossEntropy
 from strategies.podnet import (
     GradientClampPlugin,
     LocalSimilarityLoss,
@@ -32,8 +31,10 @@ from strategies.podnet import (
     nca_loss_as_released,
     pod_spatial_loss,
 )
-from strategies.recipe import Context
-from strategies.stage import StageRunner
+from strategies.training.classifiers import HeadClassifier
+from strategies.training.criteria import BalancedSoftmax, SeenCrossEntropy
+from strategies.training.recipe import Context
+from strategies.training.stages import StageRunner
 
 # --- losses ----------------------------------------------------------------------------------------------------------
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from benchmark.workbench import BATCH_SIZE, COUNTS, Workbench
+from benchmark.contract.workbench import BATCH_SIZE, COUNTS, Workbench
 from strategies.balanced_softmax import BalancedSoftmaxReplay
-from strategies.distillation import TaskWiseDistillationPlugin
-from strategies.losses import distillation_loss
-from strategies.paired_batches import PairedBalancedSoftmax, PairedBatches, PairedBatchesPlugin
-from strategies.recipe import MemoryPolicy
 from strategies.replay import Replay
 from strategies.ssil import SSIL, SeparatedSoftmax
+from strategies.training.distillation import TaskWiseDistillationPlugin
+from strategies.training.losses import distillation_loss
+from strategies.training.paired_batches import PairedBalancedSoftmax, PairedBatches, PairedBatchesPlugin
+from strategies.training.recipe import MemoryPolicy
 
 
 def arrive(plugin: Any, *sizes: int) -> None:

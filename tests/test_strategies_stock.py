@@ -13,15 +13,15 @@ from avalanche.training.templates import SupervisedTemplate
 from foreign_stream import CHANCE, SHUFFLED_IDS, FixedRows, first_images, foreign_benchmark, starts_anew
 from torch import Tensor
 
-from benchmark import models
-from benchmark.loading import ArrayLoader
-from benchmark.workbench import LR
+from benchmark import backbones
+from benchmark.contract.workbench import LR
+from benchmark.loading.loader import ArrayLoader
 from strategies import registry
-from strategies.memory import concatenate
-from strategies.network import IncrementalNetwork
-from strategies.recipe import Context, MemoryPolicy, Recipe
-from strategies.schedule import Schedule
-from strategies.template import IncrementalLearner, Optimisation
+from strategies.networks.incremental import IncrementalNetwork
+from strategies.training.learner import IncrementalLearner, Optimisation
+from strategies.training.memory import concatenate
+from strategies.training.recipe import Context, MemoryPolicy, Recipe
+from strategies.training.schedule import Schedule
 
 MEMORY = MemoryPolicy(4)
 SINGLE_LABEL = [name for name in registry.NAMES if registry.get(name).task_kind == "single"]
@@ -32,7 +32,7 @@ def on_a_stock_template(
 ) -> tuple[Tensor, float]:
     """Logits (N, 9) of all test images, and the accuracy that `eval(stream)` reports."""
     torch.manual_seed(seed)
-    backbone: Any = models.build("convnet", recipe.last_relu)
+    backbone: Any = backbones.build("convnet", recipe.last_relu)
     model, criterion, plugins = recipe.attach(
         backbone, backbone.num_features, MEMORY, seed, epochs=epochs, batch_size=batch_size, lr=LR
     )
@@ -58,7 +58,7 @@ def on_our_learner(
 ) -> dict[str, Tensor]:
     """Scores (N, 9) of all test images by classifier, the network's logits as "logits"."""
     torch.manual_seed(seed)
-    backbone: Any = models.build("convnet", recipe.last_relu)
+    backbone: Any = backbones.build("convnet", recipe.last_relu)
     parts = recipe.build(Context(backbone.num_features, backbone, MEMORY, seed, epochs, batch_size, LR))
     learner = IncrementalLearner(
         network=IncrementalNetwork(backbone, parts.head),

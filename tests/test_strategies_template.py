@@ -15,22 +15,23 @@ from avalanche.training.templates import SupervisedTemplate
 from foreign_stream import CHANCE, SHUFFLED_IDS, foreign_benchmark
 from torch import Tensor, nn
 
-from benchmark import models
-from benchmark.loading import ArrayLoader
-from benchmark.workbench import BATCH_SIZE, COUNTS, LR, Trained, Workbench, copied, differences, seen_tests
+from benchmark import backbones
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import BATCH_SIZE, COUNTS, LR, Trained, Workbench, seen_tests
+from benchmark.loading.loader import ArrayLoader
 from strategies import registry
-from strategies.compute import Compute
 from strategies.finetune import Finetune
-from strategies.heads import LinearHead
 from strategies.lucir import LUCIR
-from strategies.network import IncrementalNetwork
-from strategies.recipe import Context, MemoryPolicy, Recipe
+from strategies.networks.heads import LinearHead
+from strategies.networks.incremental import IncrementalNetwork
+from strategies.networks.passes import Compute
 from strategies.replay import Replay
-from strategies.schedule import Schedule
-from strategies.seeding import derive_seed
-from strategies.stage import FreshFeatures, Images, Stage, StageProgress, StageRunner
-from strategies.teacher import Teacher
-from strategies.template import IncrementalLearner, NonFiniteLossError, Optimisation
+from strategies.training.learner import IncrementalLearner, Optimisation
+from strategies.training.recipe import Context, MemoryPolicy, Recipe
+from strategies.training.schedule import Schedule
+from strategies.training.seeds import derive_seed
+from strategies.training.stages import FreshFeatures, Images, NonFiniteLossError, Stage, StageProgress, StageRunner
+from strategies.training.teacher import Teacher
 
 # --- schedules -----------------------------------------------------------------------------------------------------
 
@@ -498,7 +499,7 @@ def test_a_stage_that_diverges_stops_the_run(bad: float) -> None:
 
 def test_a_stage_trains_under_a_stock_template() -> None:
     torch.manual_seed(0)
-    backbone: Any = models.build("convnet")
+    backbone: Any = backbones.build("convnet")
     model = IncrementalNetwork(backbone, LinearHead(backbone.num_features))
     stages = [
         whole_network(data=lambda s: s.adapted_dataset, lr=0.0),
@@ -531,7 +532,7 @@ def test_stages_run_after_every_plugin() -> None:
 
 
 def network(num_classes: int = 3) -> IncrementalNetwork:
-    made = IncrementalNetwork(models.build("convnet"), LinearHead(models.build("convnet").num_features))
+    made = IncrementalNetwork(backbones.build("convnet"), LinearHead(backbones.build("convnet").num_features))
     made.head.adaptation(SimpleNamespace(classes_in_this_experience=list(range(num_classes))))
     return made
 
@@ -549,7 +550,7 @@ def test_a_copy_shares_nothing_with_its_network() -> None:
 
 @pytest.mark.parametrize("name", ["convnet", "resnet20"])
 def test_kept_maps_are_those_of_the_training_pass(name: str) -> None:
-    backbone: Any = models.build(name, last_relu=False)
+    backbone: Any = backbones.build(name, last_relu=False)
     model, x = IncrementalNetwork(backbone, LinearHead(backbone.num_features)), torch.randn(4, 3, 8, 8)
     model.head.adaptation(SimpleNamespace(classes_in_this_experience=[0, 1]))
     plain = model(x)
@@ -623,7 +624,7 @@ def test_a_backbone_that_cannot_be_compiled_runs_uncompiled(monkeypatch: pytest.
 def test_our_learner_trains_on_a_foreign_benchmark(name: str) -> None:
     torch.manual_seed(0)
     recipe, stream = registry.get(name)(), foreign_benchmark()
-    backbone: Any = models.build("convnet", recipe.last_relu)
+    backbone: Any = backbones.build("convnet", recipe.last_relu)
     parts = recipe.build(Context(backbone.num_features, backbone, MemoryPolicy(4), 0, 6, 16, LR))
     learner = IncrementalLearner(
         network=IncrementalNetwork(backbone, parts.head),

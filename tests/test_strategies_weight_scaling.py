@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor
 
-from benchmark.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench, copied, differences
+from benchmark.contract.probes import copied, differences
+from benchmark.contract.workbench import COUNTS, FROM_SCRATCH, MEMORY, Workbench
 from strategies import registry
-from strategies.distillation import TeacherPlugin
-from strategies.heads import CosineHead
 from strategies.lucir import LUCIR
-from strategies.stage import Stage, StageRunner
-from strategies.teacher import Teacher
+from strategies.networks.heads import CosineHead
+from strategies.training.distillation import TeacherPlugin
+from strategies.training.stages import Stage, StageRunner
+from strategies.training.teacher import Teacher
 from strategies.weight_scaling import (
     LearnableScales,
     LUCIRWeightScaling,
@@ -233,7 +234,7 @@ def test_scaling_reaches_the_head_s_predictions_and_not_the_means() -> None:
     with torch.no_grad():
         head.scales.mul_(2.0)
     tests = [experience.dataset for experience in trained.stream.test_stream]
-    from strategies.memory import concatenate
+    from strategies.training.memory import concatenate
 
     after = trained.learner.predict(concatenate(tests))
     assert torch.allclose(after["head"], 2 * before["head"]) and torch.equal(after["nme"], before["nme"])

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from benchmark.errors import UserError
+from benchmark.figures.stream_profile import plot_stream
 from benchmark.streams import ImageStore, StreamInfo, long_tailed_benchmark, named_order, stream_table
-from benchmark.streams.plot import plot_stream
 from benchmark.streams.subset import hold_out_lt_cil
 
 LFS = [655, 1203, 1208, 1325, 853, 891, 1322, 1350, 1494, 546]

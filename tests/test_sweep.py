@@ -17,15 +17,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmark import store
 from benchmark.cli import main
-from benchmark.config import load, validated
+from benchmark.config.loading import load
+from benchmark.config.schema import validated
 from benchmark.errors import UserError
-from benchmark.interruption import Interrupted
 from benchmark.outputs import write_results
-from benchmark.plan import planned_runs, write_plan
-from benchmark.store import RunFolder, load_runs, read_json, read_jsonl
-from benchmark.sweep import run_sweep
+from benchmark.runs.signals import Interrupted
+from benchmark.storage.files import read_json, read_jsonl, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.records import load_runs
+from benchmark.sweeps.plan import planned_runs, write_plan
+from benchmark.sweeps.sweep import run_sweep
 
 CONFIG = """
 # A few seconds of digits.
@@ -37,7 +39,6 @@ grid:
   strategy: [finetune, icarl, "plugin.py:Moody"]
   stream.order_seed,stream.subset_seed,training.seed: [[0, 0, 0], [1, 1, 1]]
 """
-
 # Files beside it steer it: broken makes it fail, wait makes it wait. It notes who built it, and for which seed.
 PLUGIN = """
 import os, time
@@ -374,7 +375,7 @@ def test_plans_that_cannot_be_read(tmp_path: Path) -> None:
         plan.write_text(content)
         with pytest.raises(UserError, match=r"sweep\.json (is damaged|does not fit this imcil)"):
             planned_runs(tmp_path)
-    store.write_json(plan, {"runs": {"a": {"training": {"speed": 3}}}})
+    write_json(plan, {"runs": {"a": {"training": {"speed": 3}}}})
     with pytest.raises(UserError, match=r'does not fit this imcil: Unknown config key "training\.speed"'):
         planned_runs(tmp_path)
 
@@ -395,7 +396,7 @@ def test_a_run_stays_planned_until_it_cannot_be_carried_out(place: Path, monkeyp
     for name in (begun, other):
         plan[name]["training"]["speed"] = 3
     (place / "runs" / begun).mkdir()
-    store.write_json(place / "sweep.json", {"runs": plan})
+    write_json(place / "sweep.json", {"runs": plan})
     (place / "plugin.py").write_text(PLUGIN + "# edited")
     write_plan(place, [])
     assert names - set(read_json(place / "sweep.json")["runs"]) == {*outdated[1:], other}

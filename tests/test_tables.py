@@ -13,8 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import comparisons, markup, metrics, metrics_multilabel, readme, store, summary, tables
+from benchmark import pages
 from benchmark.errors import UserError
+from benchmark.metrics import multi_label, single_label
+from benchmark.metrics.catalogue import WRITTEN
+from benchmark.results import summary
+from benchmark.storage import folder
+from benchmark.storage.records import load_runs
+from benchmark.tables import comparisons, render, tables
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("results_folder.py"))))
 
@@ -81,14 +87,14 @@ def test_summary_has_the_documented_columns_and_one_row_per_run_and_classifier(r
     assert list(frame.columns) == SUMMARY_COLUMNS
     assert len(frame) == 2 * 3 * (1 + 2 + 1)
     row = frame[(frame["strategy"] == "icarl") & (frame["classifier"] == "nme")].iloc[0]
-    result = store.read_json(results / "runs" / row["run"] / "result.json")
+    result = folder.read_json(results / "runs" / row["run"] / "result.json")
     assert row["average_accuracy_seen"] == result["classifiers"]["nme"]["summary"]["average_accuracy_seen"]
     assert (row["memory_held"], row["memory_budget"], row["precision"], row["compile"]) == (325, 20, "bf16", "off")
     lfs = curves[(curves["run"] == row["run"]) & (curves["classifier"] == "nme")]
     assert lfs["accuracy_seen"].tolist() == result["classifiers"]["nme"]["curves"]["accuracy_seen"]
     assert lfs["experience"].tolist() == list(range(len(lfs)))
     assert np.isnan(lfs["forgetting"].iloc[0]) and lfs["num_seen_classes"].iloc[-1] == 20
-    assert list(curves.columns)[-len(metrics.CURVES) :] == list(metrics.CURVES)
+    assert list(curves.columns)[-len(single_label.CURVES) :] == list(single_label.CURVES)
 
 
 def test_csv_files_are_byte_identical_when_repeated_and_exact_when_read(results, tmp_path):
@@ -107,14 +113,14 @@ def test_unfinished_failed_and_damaged_runs_have_a_row_without_metrics(tmp_path)
     done = fake.write_run(tmp_path, fake.config("replay"))
     waiting = fake.write_run(tmp_path, fake.config("replay", seed=1), finished=False)
     failed = fake.write_run(tmp_path, fake.config("replay", seed=2), finished=False)
-    store.write_json(tmp_path / "runs" / failed / "failure.json", {"kind": "oom"})
+    folder.write_json(tmp_path / "runs" / failed / "failure.json", {"kind": "oom"})
     (tmp_path / "runs" / "zz-foreign").mkdir()
     frame, curves = summary.summarise(tmp_path)
     status = dict(zip(frame["run"], frame["status"], strict=True))
     assert status == {done: "done", waiting: "pending", failed: "failed", "zz-foreign": "damaged"}
     rows = frame.set_index("run")
     assert rows.loc[waiting, "training_seed"] == 1 and pd.isna(rows.loc[waiting, "precision"])
-    assert rows.loc[[waiting, failed, "zz-foreign"], list(metrics.SUMMARY)].isna().all(axis=None)
+    assert rows.loc[[waiting, failed, "zz-foreign"], list(single_label.SUMMARY)].isna().all(axis=None)
     assert set(curves["run"]) == {done}
     lines = frame.to_csv(index=False).splitlines()
     assert lines[-1] == "zz-foreign,damaged" + "," * (len(SUMMARY_COLUMNS) - 2)
@@ -129,7 +135,7 @@ def test_no_runs_give_empty_frames_with_all_columns(tmp_path):
 def test_values_that_are_no_numbers_are_empty_cells(tmp_path):
     name = fake.write_run(tmp_path, fake.config("replay"))
     path = tmp_path / "runs" / name / "result.json"
-    result = store.read_json(path)
+    result = folder.read_json(path)
     result["classifiers"]["head"]["summary"] |= {"forgetting": "high", "few_accuracy": True, "many_accuracy": None}
     result["classifiers"]["head"]["curves"]["accuracy_seen"] = [0.5, "x", {}]
     result["classifiers"]["odd"] = [1, 2]
@@ -144,17 +150,17 @@ def test_values_that_are_no_numbers_are_empty_cells(tmp_path):
 def test_paths_of_this_machine_and_long_lists_stay_out_of_the_csv(tmp_path):
     content = fake.config("/home/me/mine.py:Mine", training__backbone="/home/me/net.py:Net", stream__order=[1, 0])
     path = tmp_path / "runs" / "x" / "config.json"
-    store.write_json(path, content)
+    folder.write_json(path, content)
     frame, _ = summary.summarise(tmp_path)
     assert frame.loc[0, ["strategy", "backbone", "order"]].tolist() == ["Mine", "Net", "custom"]
 
 
 def test_ten_thousand_runs_are_summarised_quickly(tmp_path):
     name = fake.write_run(tmp_path, fake.config("replay"))
-    (record,) = store.load_runs(tmp_path)
+    (record,) = load_runs(tmp_path)
     started = time.process_time()
     for _ in range(200):
-        store.load_runs(tmp_path)
+        load_runs(tmp_path)
     frame, _ = summary.summarise_runs([record] * 2000)
     elapsed = time.process_time() - started
     assert len(frame) == 2000 and frame["run"].iloc[0] == name
@@ -353,7 +359,7 @@ def test_cells_say_what_is_missing(tmp_path):
         fake.write_run(tmp_path, fake.config("icarl", seed=seed), ["head", "nme"], 50, finished=seed < 2)
         name = fake.write_run(tmp_path, fake.config("wa", seed=seed), accuracy=50, finished=seed < 1)
         if seed == 2:
-            store.write_json(tmp_path / "runs" / name / "failure.json", {"kind": "oom"})
+            folder.write_json(tmp_path / "runs" / name / "failure.json", {"kind": "oom"})
         fake.write_run(tmp_path, fake.config("bic", seed=seed), finished=False)
     table = table_of(tmp_path)
     assert table["LFS-5"].to_dict() == {
@@ -394,9 +400,9 @@ def test_a_strange_plan_does_no_harm(tmp_path, content):
 def test_a_metric_without_value_is_a_dash(tmp_path):
     name = fake.write_run(tmp_path, fake.config("replay"))
     path = tmp_path / "runs" / name / "result.json"
-    result = store.read_json(path)
+    result = folder.read_json(path)
     result["classifiers"]["head"]["summary"]["few_accuracy"] = None
-    store.write_json(path, result)
+    folder.write_json(path, result)
     table = table_of(tmp_path, "groups")
     assert table.loc["replay", ("LFS-5", "few")] == "–" and table.loc["replay", ("LFS-5", "many")] != "–"
 
@@ -422,7 +428,7 @@ def test_writing_tables_is_deterministic_and_its_csv_holds_the_numbers(results, 
         )
     assert [path.name for path in written] == [
         f"{name}.{suffix}"
-        for name in [*tables.WRITTEN, "groups", "old_new", "memory", "ranks", "variance"]
+        for name in [*WRITTEN, "groups", "old_new", "memory", "ranks", "variance"]
         for suffix in ("csv", "md", "tex")
     ]
     for path in written:
@@ -443,9 +449,9 @@ def test_multi_label_results_get_tables_of_their_own(tmp_path):
     fake.write_run(tmp_path, fake.config("replay"), accuracy=50)
     name = fake.write_run(tmp_path, fake.config("rebll"))
     path = tmp_path / "runs" / name / "result.json"
-    result = store.read_json(path) | {"task_kind": "multi"}
+    result = folder.read_json(path) | {"task_kind": "multi"}
     result["classifiers"]["head"] = {"summary": {"average_map": 0.25, "last_map": 0.2}, "curves": {"map": [0.3, 0.2]}}
-    store.write_json(path, result)
+    folder.write_json(path, result)
     frame, curves = summary.summarise(tmp_path)
     assert list(frame.columns) == [*SUMMARY_COLUMNS, "average_map", "last_map"]
     assert curves.loc[curves["run"] == name, "map"].tolist() == [0.3, 0.2]
@@ -462,7 +468,7 @@ def write_multi_run(root, strategy: str, seed: int, values: dict, **changes) -> 
     name = fake.write_run(root, fake.config(strategy, seed=seed, dataset__name="glyph_scenes", **changes))
     path = root / "runs" / name / "result.json"
     content = {"summary": values, "curves": {"map": [0.3, values["average_map"]]}}
-    store.write_json(path, store.read_json(path) | {"task_kind": "multi", "classifiers": {"head": content}})
+    folder.write_json(path, folder.read_json(path) | {"task_kind": "multi", "classifiers": {"head": content}})
     return name
 
 
@@ -486,8 +492,8 @@ def test_multi_label_results_are_shown_by_their_own_metric(multi, capsys):
     assert table.index.tolist() == ["rebll", "ml_lwf"] and table.loc["rebll"].tolist() == ["60.00 ± 0.00"]
     tables.print_all_tables(tables.tables_folder(multi), frame)
     assert "average_map" in capsys.readouterr().out
-    known = [name for name in frame.columns if name in metrics_multilabel.SUMMARY]
-    assert known == [name for name in metrics_multilabel.SUMMARY if name in known]
+    known = [name for name in frame.columns if name in multi_label.SUMMARY]
+    assert known == [name for name in multi_label.SUMMARY if name in known]
 
 
 def test_the_natural_profile_has_no_rho(tmp_path):
@@ -601,7 +607,7 @@ def hostile_table():
 
 
 def test_markdown_is_one_table_whatever_the_names():
-    lines = markup.to_markdown(hostile_table()).splitlines()
+    lines = render.to_markdown(hostile_table()).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 3 and "<script" not in rows[2].replace("\\<script", "")
     assert rows[2].replace("\\|", "").count("|") == 3
@@ -609,7 +615,7 @@ def test_markdown_is_one_table_whatever_the_names():
 
 
 def test_latex_is_balanced_and_escaped():
-    text = markup.to_latex(hostile_table(), "main")
+    text = render.to_latex(hostile_table(), "main")
     assert r"\input" not in text and r"\textbackslash{}input\{x\}" in text
     assert r"50\% \& " in text and r"\$y\$ \#1" in text and r"LFS-10, $\rho$=10" in text and r"1.00 $\pm$ 0.10" in text
     bare = text.replace(r"\{", "").replace(r"\}", "")
@@ -619,14 +625,14 @@ def test_latex_is_balanced_and_escaped():
 
 
 def test_latex_groups_span_their_setting(results):
-    text = markup.to_latex(table_of(results, "groups"), "groups")
+    text = render.to_latex(table_of(results, "groups"), "groups")
     assert r"& \multicolumn{3}{c}{LFH-2} & \multicolumn{3}{c}{LFS-5} \\" in text
     assert r"\cmidrule(lr){2-4} \cmidrule(lr){5-7}" in text and r"\begin{tabular}{lrrrrrr}" in text
 
 
 def test_nothing_is_bold(results):
-    body = "\n".join(line for line in markup.to_markdown(table_of(results)).splitlines() if line.startswith("|"))
-    assert "**" not in body and "textbf" not in markup.to_latex(table_of(results), "x")
+    body = "\n".join(line for line in render.to_markdown(table_of(results)).splitlines() if line.startswith("|"))
+    assert "**" not in body and "textbf" not in render.to_latex(table_of(results), "x")
 
 
 # --- README
@@ -652,16 +658,16 @@ def page(results, tmp_path):
 
 
 def test_readme_blocks_are_regenerated_and_checked(page, capsys):
-    assert readme.main(["--check", str(page)]) == 1
+    assert pages.main(["--check", str(page)]) == 1
     assert page.read_text() == README and "+**Forgetting" in capsys.readouterr().err
-    assert readme.main([str(page)]) == 0
+    assert pages.main([str(page)]) == 0
     text = page.read_text()
     assert "old\n" not in text and "\nText stays.\n" in text and text.startswith("# Title\n")
-    assert markup.to_markdown(table_of(page.parent / "results", "forgetting")) in text
+    assert render.to_markdown(table_of(page.parent / "results", "forgetting")) in text
     assert "\n- `finetune`: " in text
-    assert readme.main(["--check", str(page)]) == 0
+    assert pages.main(["--check", str(page)]) == 0
     page.write_text(text.replace("± ", "± 1"))
-    assert readme.main(["--check", str(page)]) == 1
+    assert pages.main(["--check", str(page)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -682,7 +688,7 @@ def test_readme_blocks_are_regenerated_and_checked(page, capsys):
 def test_a_wrong_block_is_one_clear_sentence(tmp_path, content, message, capsys):
     page = tmp_path / "README.md"
     page.write_text(content)
-    assert readme.main([str(page)]) == 2
+    assert pages.main([str(page)]) == 2
     assert message in capsys.readouterr().err and page.read_text() == content
 
 
@@ -690,11 +696,11 @@ def test_a_block_may_be_of_some_runs(page, capsys):
     page.write_text(
         "<!-- generated: table results last_accuracy_seen stream.protocol=lfs strategy=dgr -->\n<!-- end -->\n"
     )
-    assert readme.main([str(page)]) == 0
+    assert pages.main([str(page)]) == 0
     text = page.read_text()
     assert "LFS-5" in text and "LFH-2" not in text and "| finetune" not in text and "Last accuracy" in text
     page.write_text("<!-- generated: table results stream.protocl=lfs -->\n<!-- end -->\n")
-    assert readme.main([str(page)]) == 2
+    assert pages.main([str(page)]) == 2
     assert '"stream.protocl" selects no runs' in capsys.readouterr().err
 
 
@@ -702,12 +708,12 @@ def test_figures_stand_under_their_line(tmp_path):
     (tmp_path / "a/figures").mkdir(parents=True)
     for name in ("ranks", "accuracy", "no_figure"):
         (tmp_path / f"a/figures/{name}.png").touch()
-    every = readme.figures(tmp_path, "a")
+    every = pages.figures(tmp_path, "a")
     assert re.findall(r"\]\((.*)\)", every) == ["a/figures/accuracy.png", "a/figures/ranks.png"]
-    assert readme.figures(tmp_path, "a", "ranks") == (
+    assert pages.figures(tmp_path, "a", "ranks") == (
         "Average ranks with critical difference:\n\n![Average ranks with critical difference](a/figures/ranks.png)\n"
     )
 
 
 def test_variants_are_empty_in_a_plain_sweep(results):
-    assert summary.find_variants(store.load_runs(results)) == {}
+    assert summary.find_variants(load_runs(results)) == {}

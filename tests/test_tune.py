@@ -15,11 +15,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from benchmark import cli, config, datasets, run, search, store, tune
-from benchmark.config import RunConfig, SweepConfig
-from benchmark.engines.worker import Listener
+from benchmark import cli, config, datasets
+from benchmark.config.schema import RunConfig, SweepConfig, validated
 from benchmark.errors import UserError
+from benchmark.runs import execute
+from benchmark.runs.prepare import _load_dataset, prepare
+from benchmark.storage.files import write_json
+from benchmark.storage.folder import RunFolder
 from benchmark.streams import long_tailed_benchmark
+from benchmark.sweeps.engines.worker import Listener
+from benchmark.tuning import search, tune
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "digits", "classes": 6},
@@ -142,7 +147,7 @@ def test_a_range_is_checked(tmp_path: Path) -> None:
 def test_an_override_reaches_the_search_and_no_run(tmp_path: Path) -> None:
     sweep_of(tmp_path)
     sweep = config.load(str(tmp_path / "small.yaml"), ["search.trials=7", "strategy=replay"])
-    assert search.read(sweep).trials == 7 and [run.strategy.name for run in sweep.runs()] == ["replay"] * 2
+    assert search.read(sweep).trials == 7 and [execute.strategy.name for run in sweep.runs()] == ["replay"] * 2
     assert [method.label for method in search.methods(sweep, search.read(sweep))] == ["replay"]
 
 
@@ -212,9 +217,9 @@ def test_streams_that_cannot_be(digits: datasets.ImageArrays) -> None:
 
 
 def test_defaults_leave_the_identity_of_a_run_alone() -> None:
-    plain = config.validated({"stream": {"rho": 50}})
-    assert config.validated({"stream": {"rho": 50, "evaluate": "test", "experiences": None}}).hash == plain.hash
-    assert config.validated({"stream": {"rho": 50, "evaluate": "holdout"}}).hash != plain.hash
+    plain = validated({"stream": {"rho": 50}})
+    assert validated({"stream": {"rho": 50, "evaluate": "test", "experiences": None}}).hash == plain.hash
+    assert validated({"stream": {"rho": 50, "evaluate": "holdout"}}).hash != plain.hash
 
 
 # --- a whole search ---------------------------------------------------------------------------------------------------
@@ -229,11 +234,11 @@ class Here:
 
     def run(self, runs: Sequence[RunConfig], fail_fast: bool = False) -> None:
         for one in runs:
-            run.prepare(one)
+            prepare(one)
         self.listener("checked", None, None)
         for one in runs:
             self.executed.append(one.run_name)
-            run.execute(one, store.RunFolder(self.directory / "runs" / one.run_name), device="cpu")
+            execute.execute(one, RunFolder(self.directory / "runs" / one.run_name), device="cpu")
 
 
 @pytest.fixture
@@ -274,21 +279,21 @@ def test_no_file_of_a_search_depends_on_the_test_set(
         return replace(arrays, test_images=np.zeros_like(arrays.test_images), test_labels=labels)
 
     plain = sweep.runs()[0]
-    run.execute(plain, store.RunFolder(tmp_path / "plain"), device="cpu")
-    run._load_dataset.cache_clear()
+    execute.execute(plain, RunFolder(tmp_path / "plain"), device="cpu")
+    _load_dataset.cache_clear()
     with monkeypatch.context() as blinded:
         blinded.setattr(datasets, "load", without_test_set)
         assert tune.tune(sweep, tmp_path / "b", engine) == 0
-        run.execute(plain, store.RunFolder(tmp_path / "blind"), device="cpu")
-    run._load_dataset.cache_clear()  # other tests want the images as they are
+        execute.execute(plain, RunFolder(tmp_path / "blind"), device="cpu")
+    _load_dataset.cache_clear()  # other tests want the images as they are
 
     there, here = files(tmp_path / "a"), files(tmp_path / "b")
     assert there.keys() == here.keys() and {"tuning.json", "tuned.yaml", "trials.csv"} <= there.keys()
     assert [name for name in there if there[name] != here[name]] == []
-    results = [store.RunFolder(tmp_path / name).result.read_bytes() for name in ("plain", "blind")]
+    results = [RunFolder(tmp_path / name).result.read_bytes() for name in ("plain", "blind")]
     assert results[0] != results[1]  # whereas a plain run does depend on it
     trial = search.methods(sweep, search.read(sweep))[0].trials[0].runs[0]
-    images = run.prepare(trial)[1].images
+    images = prepare(trial)[1].images
     assert images is not None and len(images.test) == 0
 
 
@@ -332,10 +337,10 @@ def test_a_search_resumes_and_its_choice_runs(tmp_path: Path, engine: Any, capsy
 
 def finish(directory: Path, one: RunConfig, **summaries: dict[str, float]) -> None:
     """A finished run whose classifiers have these summaries."""
-    folder = store.RunFolder(directory / "runs" / one.run_name)
-    store.write_json(folder.config, one.model_dump(mode="json"))
+    folder = RunFolder(directory / "runs" / one.run_name)
+    write_json(folder.config, one.model_dump(mode="json"))
     classifiers = {name: {"summary": summary, "curves": {}} for name, summary in summaries.items()}
-    store.write_json(
+    write_json(
         folder.result,
         {"format": 1, "run": one.run_name, "classifiers": classifiers, "memory_held": [], "complete": True},
     )
@@ -349,7 +354,7 @@ def chosen_of(sweep: SweepConfig, directory: Path, scores: list[list[float | Non
         for trial, score in zip(method.trials, row, strict=True):
             for i, one in enumerate(trial.runs):
                 if score is None:
-                    store.RunFolder(directory / "runs" / one.run_name).record_failure("error", "diverged")
+                    RunFolder(directory / "runs" / one.run_name).record_failure("error", "diverged")
                 else:
                     finish(directory, one, head={metric: score + 0.01 * i})
     tune.conclude(sweep, section, found, directory)
@@ -466,10 +471,11 @@ def test_the_command_refuses_before_any_work(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_tables_of_trials_say_what_they_are(tmp_path: Path) -> None:
-    from benchmark import compare
-    from benchmark.cells import TRIALS, about
     from benchmark.report import write_report
-    from benchmark.summary import summarise
+    from benchmark.results.labels import TRIALS
+    from benchmark.results.summary import summarise
+    from benchmark.tables import published
+    from benchmark.tables.notes import about
 
     sweep = sweep_of(tmp_path)
     for method in search.methods(sweep, search.read(sweep)):
@@ -478,4 +484,4 @@ def test_tables_of_trials_say_what_they_are(tmp_path: Path) -> None:
     assert TRIALS in about(summary)
     assert TRIALS in write_report(tmp_path).read_text("utf-8")
     with pytest.raises(UserError, match="trials of imcil tune"):
-        compare.comparison(summary, {})
+        published.comparison(summary, {})

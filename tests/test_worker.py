@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from benchmark import store
-from benchmark.claims import Hold
-from benchmark.config import RunConfig, load
-from benchmark.engines import worker
-from benchmark.engines.worker import MOST_DEATHS, work
-from benchmark.plan import write_plan
-from benchmark.store import AlreadyRunning, RunFolder, read_json, write_json
+from benchmark.config.loading import load
+from benchmark.config.schema import RunConfig
+from benchmark.storage.files import read_json, write_json
+from benchmark.storage.folder import RunFolder
+from benchmark.storage.leases import AlreadyRunning, Hold
+from benchmark.sweeps.engines import worker
+from benchmark.sweeps.engines.worker import MOST_DEATHS, work
+from benchmark.sweeps.plan import write_plan
 
 TINY = ("dataset.classes=4", "stream.tasks=2", "stream.max_count=20", "stream.rho=5", "memory.budget=3",
         "training.epochs=1", "training.precision=fp32", "training.compile=off")  # fmt: skip
-
 # Counts down in the file `trouble`: as long as it holds a number above zero, building it raises what is written there.
 PLUGIN = """
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ def test_a_run_is_not_postponed_where_that_cannot_be_recorded(place: Path, monke
     def full(path: Path, value: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(store, "write_json", full)
+    monkeypatch.setattr("benchmark.storage.folder.write_json", full)
     events = carried_out(place, f"3 {OUT_OF_MEMORY}", [mine], shared=True)
     assert [event[0] for event in events] == ["started", "failed"]
 
@@ -147,7 +147,7 @@ def test_a_run_is_not_postponed_where_that_cannot_be_recorded(place: Path, monke
         ("RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED')", "out of memory"),
         ("torch.AcceleratorError('CUDA error: device-side assert triggered')", "error"),
         ("__import__('benchmark.errors').errors.UserError('no')", "user error"),
-        ("__import__('strategies.template').template.NonFiniteLossError('no')", "non-finite loss"),
+        ("__import__('strategies.training.learner').template.NonFiniteLossError('no')", "non-finite loss"),
     ],
 )
 def test_a_failure_has_a_kind_and_others_go_on(place: Path, what: str, kind: str) -> None:

@@ -35,12 +35,12 @@ _SOURCES: Mapping[str, _Source] = MappingProxyType(
     {
         "digits": _source("digits", "test_fraction seed", "8x8 handwritten digits of scikit-learn, 10 classes"),
         "glyphs": _source(
-            "glyphs",
+            "glyphs.images",
             "classes train_per_class test_per_class resolution seed",
             "characters rendered from matplotlib's fonts, 2 to 10,000 classes, generated",
         ),
         "glyph_scenes": _source(
-            "glyph_scenes",
+            "glyphs.scenes",
             "classes train_images test_images rho resolution seed",
             "several such characters in one image, 12 to 80 labels, long-tailed by rho, generated",
             "multi",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark.errors import UserError
-from benchmark.files import sync_folder
+from benchmark.storage.files import sync_folder
 
 try:
     import fcntl

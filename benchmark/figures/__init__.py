@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError, did_you_mean
 from benchmark.figures.curves import accuracy_curves, forgetting_curves
-from benchmark.figures.results import NotDrawn, Results
 from benchmark.figures.style import save
-from benchmark.store import unlinked
+from benchmark.results.results import NotDrawn, Results
+from benchmark.storage.files import unlinked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

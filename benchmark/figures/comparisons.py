@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark import grouping
-from benchmark.cells import competitors
 from benchmark.errors import UserError
 from benchmark.figures import style
-from benchmark.figures.results import NotDrawn, Results, renamed
-from benchmark.pairs import paired_differences, paired_scores
-from benchmark.statistics import average_ranks, mean_interval
-from benchmark.summary import text
+from benchmark.results import labels
+from benchmark.results.averages import competitors
+from benchmark.results.pairs import paired_differences, paired_scores
+from benchmark.results.results import NotDrawn, Results, renamed
+from benchmark.results.statistics import average_ranks, mean_interval
+from benchmark.results.summary import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def dgr_parts(results: Results) -> Figure:
     part = next((p for p in found.settings if "dgr" in p.methods() and len(p.methods()) > 2), None)
     if part is None:
         raise NotDrawn("no setting has runs of dgr and of two of its ablations")
-    scores = 100 * paired_scores(grouping.own_rows(part.summary), METRIC)
+    scores = 100 * paired_scores(labels.own_rows(part.summary), METRIC)
     strategy = {label: label.split(" ")[0] for label in scores.columns}
     rows = sorted(scores.columns, key=lambda label: (list(DGR_ROWS).index(strategy[label]), label))
     with style.styled():
@@ -212,7 +212,7 @@ def ranks(results: Results) -> Figure:
 
 def _labelled(part: Results) -> pd.DataFrame:
     """Summary rows by the method's own classifier, with labels."""
-    return grouping.label_rows(grouping.own_rows(part.summary))
+    return labels.label_rows(labels.own_rows(part.summary))
 
 
 def _legend(figure: Figure, methods: list[str], looks: dict[str, dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.figures import style
-from benchmark.figures.results import NotDrawn, Results
+from benchmark.results.results import NotDrawn, Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark import grouping
 from benchmark.figures import style
 from benchmark.figures.lines import LABELS, band_note, classes_seen, curves_figure, draw, legend
-from benchmark.figures.results import NotDrawn, Results, renamed
+from benchmark.results.labels import label_rows, own_rows
+from benchmark.results.results import NotDrawn, Results, renamed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def accuracy_curves(
 ) -> list[Path]:
     """Accuracy after each experience, in percent. Writes `path_stem`.png and .pdf; returns the paths.
 
-    Parameters: `curves`, from `benchmark.summary`; `metric`, accuracy_seen, accuracy_tasks or accuracy_class_mean;
+    Parameters: `curves`, from `results.summary`; `metric`, accuracy_seen, accuracy_tasks or accuracy_class_mean;
     `order`, strategies in the order of the legend, else best last value first.
     Raises UserError when there is no finished run or no such metric, or runs of one line must not be averaged.
     """
@@ -75,12 +75,12 @@ def mean_average_precision(results: Results) -> Figure:
 
 def memory(results: Results) -> Figure:
     """Accuracy against classes seen, one panel per memory budget (GR, Fig. 4; LUCIR, Figs. 5 and 6)."""
-    return curves_figure(grouping.own_rows(results.varying("memory_budget").curves), "accuracy_seen")
+    return curves_figure(own_rows(results.varying("memory_budget").curves), "accuracy_seen")
 
 
 def rho(results: Results) -> Figure:
     """Accuracy against classes seen, one panel per imbalance factor (GR, Fig. 4)."""
-    return curves_figure(grouping.own_rows(results.varying("rho").curves), "accuracy_seen")
+    return curves_figure(own_rows(results.varying("rho").curves), "accuracy_seen")
 
 
 def lucir_ladder(results: Results) -> Figure:
@@ -101,9 +101,9 @@ def distillation(results: Results) -> Figure:
     part = next((part for part in settings if len(part.methods()) > 1), None)
     if part is None:
         raise NotDrawn("no setting has runs of two of " + ", ".join(DISTILLATION))
-    rows = grouping.label_rows(grouping.own_rows(part.curves))
+    rows = label_rows(own_rows(part.curves))
     rows["gem_form"] = -rows["backward_transfer"]  # mean of a[k, k] - a[t, k], without the maximum
-    summary = grouping.label_rows(grouping.own_rows(part.summary))
+    summary = label_rows(own_rows(part.summary))
     average = summary.groupby("base")["average_accuracy_seen"].mean()
     names = sorted(average.index, key=lambda name: (list(DISTILLATION).index(name.partition(" ")[0]), name))
     with style.styled():

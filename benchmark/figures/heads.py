@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.figures import style
-from benchmark.figures.results import Classes, FloatArray, NotDrawn, Results
+from benchmark.results.results import Classes, FloatArray, NotDrawn, Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

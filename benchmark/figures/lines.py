@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark import grouping
-from benchmark.cells import trials
 from benchmark.errors import UserError
 from benchmark.figures import style
-from benchmark.figures.results import renamed
-from benchmark.summary import text
+from benchmark.results.labels import check_comparable, label_rows, protocol_notes, setting_order, trials
+from benchmark.results.results import renamed
+from benchmark.results.summary import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +45,13 @@ def curves_figure(
     """
     if metric not in curves.columns:
         raise UserError(f'The curves hold no metric "{metric}".')
-    rows = grouping.label_rows(curves)
+    rows = label_rows(curves)
     rows = rows[rows[metric].notna()]
     if rows.empty:
         raise UserError(f"There is no finished run with {metric} to draw.")
     for cell, runs in rows.drop_duplicates(["run", "method"]).groupby(["method", "setting"]):
         method, setting = map(str, cell)
-        grouping.check_comparable(runs, method, setting)
+        check_comparable(runs, method, setting)
     methods = _legend_order(rows, metric, order, best_is_low=metric == "forgetting")
     labels = {method: renamed(method, rename or {}) for method in methods}
     lines = rows.groupby("setting")["method"].nunique().max()
@@ -61,7 +60,7 @@ def curves_figure(
 
 def _one_legend(rows: pd.DataFrame, metric: str, labels: Mapping[str, str]) -> Figure:
     """A panel per setting, with all methods."""
-    settings, looks = grouping.setting_order(rows), style.methods(labels)
+    settings, looks = setting_order(rows), style.methods(labels)
     columns = min(len(settings), 2 if len(settings) == 4 else 3)
     height = style.legend_height(len(labels))  # which may be more than the panels need
     band = len(labels) <= MOST_BANDS
@@ -83,10 +82,10 @@ def _rows_of_panels(rows: pd.DataFrame, metric: str, labels: Mapping[str, str]) 
     looks, methods = style.methods(labels), list(labels)
     number = -(-len(methods) // ROW_OF_LINES)
     groups = [methods[len(methods) * k // number : len(methods) * (k + 1) // number] for k in range(number)]
-    columns = min(len(grouping.setting_order(rows)), 3)
+    columns = min(len(setting_order(rows)), 3)
     panels = []  # of every row: its methods, its settings, whether it has their legend
     for group in groups:
-        shown = grouping.setting_order(rows[rows["method"].isin(group)])
+        shown = setting_order(rows[rows["method"].isin(group)])
         for start in range(0, len(shown), columns):
             panels.append((group, shown[start : start + columns], start == 0))
     with style.styled():
@@ -187,4 +186,4 @@ def band_note(rows: pd.DataFrame, drawn: bool = True) -> str:
 
 
 def _protocol(rows: pd.DataFrame) -> list[str]:
-    return [" ".join(grouping.protocol_notes(rows)), *trials(rows)]
+    return [" ".join(protocol_notes(rows)), *trials(rows)]

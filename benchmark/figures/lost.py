@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.figures import style
-from benchmark.figures.results import FloatArray, NotDrawn, Results, image_counts, share_order
 from benchmark.figures.stream import exemplars
-from benchmark.store import RunRecord
+from benchmark.results.results import FloatArray, NotDrawn, Results, image_counts, share_order
+from benchmark.storage.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.figures import style
-from benchmark.figures.results import FloatArray, Results, image_counts, share_counts
-from benchmark.store import RunRecord
+from benchmark.results.results import FloatArray, Results, image_counts, share_counts
+from benchmark.storage.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

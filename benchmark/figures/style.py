@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import palette
-from benchmark.store import write_bytes
+from benchmark.figures import palette
+from benchmark.storage.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PRINCIPAL = ("replay", "icarl", "bic", "wa", "lucir", "balanced_softmax", "dgr")  # drawn first where room is short
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d")  # 11 against 10 colours: pairs return after 110
 DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1.2, 1, 1.2)))
 OLD, NEW, LOST = "#0173b2", "#de8f05", "0.85"  # of the palette: old classes, new classes, images no longer there

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from benchmark.environment import environment
 from benchmark.figures import style
 from benchmark.perf import concurrent, large, overhead, scaling, steps, stock, throughput
 from benchmark.perf.plot import growth
 from benchmark.perf.setting import config, noise_stream, resolved
-from benchmark.store import write_json
+from benchmark.runs.environment import environment
+from benchmark.storage.files import write_json
 
 OUT = Path("results/perf")
 WITH_TEACHER = ("lwf", "icarl", "bic", "wa", "lucir", "dgr")

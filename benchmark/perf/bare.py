@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import models
+from benchmark import backbones
 from benchmark.datasets import ImageArrays
-from benchmark.loading import random_crop
+from benchmark.loading.augmentation import random_crop
 from benchmark.perf.setting import BATCH
 
 
@@ -23,9 +23,9 @@ def bare_loop(
     """
     torch.manual_seed(0)
     precision, _, compiled = mode.partition("+")
-    backbone = models.build("resnet32").to(memory_format=torch.channels_last)
+    backbone = backbones.build("resnet32").to(memory_format=torch.channels_last)
     head = nn.Linear(64, classes)
-    old = models.build("resnet32").to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    old = backbones.build("resnet32").to(memory_format=torch.channels_last).eval().requires_grad_(False)
     old_head = nn.Linear(64, classes // 2).requires_grad_(False)
     optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-4)
     images = torch.from_numpy(np.ascontiguousarray(arrays.train_images[rows]))

@@ -11,7 +11,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import models
+from benchmark import backbones
 
 SIDE = 2048  # of square matrices: large enough for the best that the library does, a few tenths of a second
 TRIES = 3
@@ -33,7 +33,7 @@ def training_operations(backbone: str, side: int = 32) -> float:
 
     Normalisation, activations, the optimiser and the head are left out.
     """
-    network, images = models.build(backbone), torch.randn(2, 3, side, side)
+    network, images = backbones.build(backbone), torch.randn(2, 3, side, side)
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
     return counter.get_total_flops() / len(images)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmark.datasets import ImageArrays
-from benchmark.loading import ArrayLoader
+from benchmark.loading.loader import ArrayLoader
 from benchmark.perf.clock import ForeignLoad
 from benchmark.perf.setting import begin, config, make_learner
 from benchmark.streams import long_tailed_benchmark

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.perf.clock import ForeignLoad
-from benchmark.store import RunFolder, read_json, write_json
+from benchmark.storage.files import read_json, write_json
+from benchmark.storage.folder import RunFolder
 
 RUN = ("strategy=replay", "dataset.classes=10", "training.precision=fp32")  # of `digits`
 MEMORY = Path("/dev/shm")  # a file system whose fsync is free, to make ten thousand runs quickly
@@ -55,7 +56,7 @@ def reading(mode: str, runs: int = 10_000) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         folder = Path(name)
         _fill(folder, runs)
-        write_summary = f"from benchmark.summary import write_summary; write_summary({name!r})"
+        write_summary = f"from benchmark.results.summary import write_summary; write_summary({name!r})"
         commands = {"status": ["-m", "benchmark", "status", name], "summary_and_curves": ["-c", write_summary]}
         seconds = {}
         for title, command in commands.items():
@@ -77,14 +78,14 @@ def reading(mode: str, runs: int = 10_000) -> dict[str, Any]:
 
 
 def _config(epochs: int, *overrides: str) -> Any:
-    from benchmark.config import load
+    from benchmark.config.loading import load
 
     return load("digits", [*RUN, f"training.epochs={epochs}", *overrides])
 
 
 def _execute(epochs: int) -> tuple[float, dict[str, Any]]:
     """Seconds of one run in this process, and the JSON files it leaves."""
-    from benchmark.run import execute
+    from benchmark.runs.execute import execute
 
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(name)
@@ -117,10 +118,10 @@ def _fill(folder: Path, runs: int) -> None:
 
 def main(folder: str, runs: str, workers: str, epochs: str) -> None:
     """Carry out a sweep and print when its runs began and when they ended."""
-    from benchmark import sweep
-    from benchmark.engines.local import LocalEngine
-    from benchmark.engines.worker import Listener
     from benchmark.outputs import write_results
+    from benchmark.sweeps import sweep
+    from benchmark.sweeps.engines.local import LocalEngine
+    from benchmark.sweeps.engines.worker import Listener
 
     begins: list[float] = []
     ends: list[float] = []

@@ -12,7 +12,7 @@ import torch
 
 from benchmark.perf.clock import ForeignLoad, interleave, ratio
 from benchmark.perf.setting import BATCH, begin, config, epoch_of, make_learner, noise_stream
-from strategies.memory import herding_order
+from strategies.training.memory import herding_order
 
 ROUNDS = 7
 
@@ -104,11 +104,11 @@ def thousand_classes(mode: str, experiences: int = 100, strategy: str = "replay"
     Run it in a process of its own: the peak it reads is the process's.
     """
     from benchmark import datasets
-    from benchmark.config import check
-    from benchmark.environment import resolve
-    from benchmark.evaluation import evaluate
-    from benchmark.loading import ArrayLoader
-    from benchmark.run import build_learner
+    from benchmark.config.checks import check
+    from benchmark.loading.loader import ArrayLoader
+    from benchmark.runs.environment import resolve
+    from benchmark.runs.evaluation import evaluate
+    from benchmark.runs.prepare import build_learner
     from benchmark.streams import long_tailed_benchmark
 
     run = config(
@@ -151,7 +151,7 @@ def memory_of_a_run(mode: str, strategy: str = "dgr") -> dict[str, Any]:
     Two long-tailed experiences, one epoch each, the second with a teacher, and the evaluations. Run it in a process of
     its own: the peak it reads is the process's.
     """
-    from benchmark.evaluation import evaluate
+    from benchmark.runs.evaluation import evaluate
     from benchmark.streams import long_tailed_benchmark
 
     libraries = _peak_bytes()

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.config import RunConfig, check
+from benchmark.config.checks import check
+from benchmark.config.schema import RunConfig
 from benchmark.datasets import ImageArrays
-from benchmark.environment import Resolved, resolve
-from benchmark.loading import ArrayLoader
-from benchmark.run import build_learner
+from benchmark.loading.loader import ArrayLoader
+from benchmark.runs.environment import Resolved, resolve
+from benchmark.runs.prepare import build_learner
 from benchmark.streams import LongTailedBenchmark, long_tailed_benchmark
-from strategies.template import IncrementalLearner
+from strategies.training.learner import IncrementalLearner
 
 BATCH = 128
 

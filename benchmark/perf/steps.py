@@ -13,9 +13,9 @@ from benchmark.perf.bare import bare_loop
 from benchmark.perf.clock import ForeignLoad, interleave, interval, ratio
 from benchmark.perf.setting import BATCH, begin, config, epoch_of, make_learner, noise_stream
 from benchmark.streams import LongTailedBenchmark
-from strategies.features import targets_array
 from strategies.registry import NAMES, get
-from strategies.template import IncrementalLearner
+from strategies.training.labels import targets_array
+from strategies.training.learner import IncrementalLearner
 
 STEPS, ROUNDS = 3, 5
 FIRST_ROUNDS = 12  # few methods, and the ratio that is judged: 5 rounds of a shared machine ranged from 0.79 to 1.26
@@ -78,7 +78,7 @@ def side_by_side(mode: str) -> dict[str, Any]:
 
     50 old and 50 new classes, one step of 128 images an epoch: 50 exemplars and 78 new images.
     """
-    from strategies.diagnostics import DiagnosticsPlugin
+    from strategies.training.diagnostics import DiagnosticsPlugin
 
     old = new = 50
     extra = BATCH - old - new

@@ -15,12 +15,12 @@ from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.supervised import Naive
 from torch import nn
 
-from benchmark import models
+from benchmark import backbones
 from benchmark.perf.ceiling import operations_per_second, training_operations
 from benchmark.perf.clock import ForeignLoad
 from benchmark.perf.setting import BATCH, config, make_learner, noise_stream
-from strategies.memory import concatenate
-from strategies.template import silent_evaluator
+from strategies.training.learner import silent_evaluator
+from strategies.training.memory import concatenate
 
 TASKS, PER_CLASS, CLASSES, TEST = 3, 128, 4, 64
 
@@ -102,7 +102,7 @@ def _ours(run: Any, arrays: Any, benchmark: Any) -> tuple[float, int, float, int
 class _Network(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.backbone = models.build("resnet32")
+        self.backbone = backbones.build("resnet32")
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, did_you_mean
-from benchmark.store import read_json
+from benchmark.storage.files import read_json
 
 Record = Mapping[str, Any]
 

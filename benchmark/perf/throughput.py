@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.perf.clock import ForeignLoad
-from benchmark.store import read_jsonl
+from benchmark.storage.files import read_jsonl
 
 
 def sweep_throughput(mode: str, runs_per_core: int = 3) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmark import palette
+from benchmark.figures import palette
+from benchmark.metrics.catalogue import WRITTEN, WRITTEN_MULTI
 from benchmark.report.collect import collect
-from benchmark.store import write_text
-from benchmark.summary import all_runs, summarise_runs
-from benchmark.tables import WRITTEN, WRITTEN_MULTI
+from benchmark.results.summary import all_runs, summarise_runs
+from benchmark.storage.files import write_text
 
 HERE = Path(__file__).parent
 SECTIONS = {

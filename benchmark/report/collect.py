@@ -1,6 +1,6 @@
 """Run folders -> what the page shows, as JSON: every number that a reader can ask for, once, without a clock.
 
-Methods, settings and cells are those of the tables (`benchmark.grouping`). A cell whose runs must not be averaged
+Methods, settings and cells are those of the tables (`benchmark.results.labels`). A cell whose runs must not be averaged
 carries the reason in place of numbers; a run that cannot be read says which file is at fault.
 """
 
@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import grouping, palette
-from benchmark.cells import BOUNDS, LOWER_IS_BETTER, TITLES, trials
 from benchmark.errors import UserError
-from benchmark.pairs import paired_scores, score_differences
+from benchmark.figures import palette
+from benchmark.metrics.catalogue import BOUNDS, LOWER_IS_BETTER, TITLES, WRITTEN, WRITTEN_MULTI
 from benchmark.report.runs import Interned, add_classes, cut, hundredths, list_results, list_runs
-from benchmark.status import STYLES
-from benchmark.store import DamagedFile, RunRecord, read_json
-from benchmark.summary import IDENTITY, PROTOCOL, text
-from benchmark.tables import WRITTEN, WRITTEN_MULTI
+from benchmark.results import labels
+from benchmark.results.labels import trials
+from benchmark.results.pairs import paired_scores, score_differences
+from benchmark.results.summary import IDENTITY, PROTOCOL, text
+from benchmark.storage.files import DamagedFile, read_json
+from benchmark.storage.records import STYLES, RunRecord
 from strategies.registry import NAMES
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def collect(
     directory: str | Path, records: Sequence[RunRecord], summary: pd.DataFrame, curves: pd.DataFrame
 ) -> dict[str, Any]:
     """The page's data. `records` are all runs of `directory`, `summary` and `curves` those of `summarise_runs`."""
-    rows = grouping.label_rows(summary)
+    rows = labels.label_rows(summary)
     rows.attrs = {}  # pandas copies them with every operation
-    settings = grouping.setting_order(rows)
+    settings = labels.setting_order(rows)
     methods = _methods(rows)
     metrics = [c for c in summary.columns if c not in (*IDENTITY, *PROTOCOL) and summary[c].notna().any()]
     cells, shown = _cells(rows, methods, settings, metrics)
@@ -68,13 +69,13 @@ def collect(
         "name": Path(directory).resolve().name,
         "states": {state: count for state in STATES if (count := sum(record.state == state for record in records))},
         "problems": _plan_problem(directory),
-        "protocol": [*trials(summary), *grouping.protocol_notes(rows)] if len(rows) else [],
-        "seeds": grouping.seeds_note(rows),
+        "protocol": [*trials(summary), *labels.protocol_notes(rows)] if len(rows) else [],
+        "seeds": labels.seeds_note(rows),
         "groups": _groups(records),
         "metrics": [_about_metric(name) for name in metrics],
         "curves": [{"key": key, "label": CURVES[key]} for key in drawn],
         "settings": [
-            {"name": name, "protocol": grouping.protocol_notes(rows[rows["setting"] == name])} for name in settings
+            {"name": name, "protocol": labels.protocol_notes(rows[rows["setting"] == name])} for name in settings
         ],
         "methods": methods,
         "cells": cells,
@@ -130,7 +131,7 @@ def _cells(
             part = by_cell.get((method["name"], setting))
             if part is not None:
                 try:
-                    grouping.check_comparable(part, method["name"], setting)
+                    labels.check_comparable(part, method["name"], setting)
                     cell["stats"] = [_statistics(part[name]) for name in metrics]
                 except UserError as error:
                     cell["why"] = cut(str(error))
@@ -154,7 +155,7 @@ def _differences(
     settings: Sequence[str],
     metrics: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Paired differences (`benchmark.pairs`) to the best methods, for the metrics that have a table of their own."""
+    """Paired differences (`results.pairs`) to the best methods, for the metrics that have a table of their own."""
     refused = {(methods[cell["m"]]["name"], settings[cell["s"]]) for cell in cells if "why" in cell}
     unusable = {
         (run, classifier)

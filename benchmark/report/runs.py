@@ -7,10 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report import classes
-from benchmark.status import progress
-from benchmark.store import RunRecord
-from benchmark.summary import PROTOCOL, text
+from benchmark.report.confusion import ConfusionSum, pack_all
+from benchmark.results.summary import PROTOCOL, text
+from benchmark.storage.records import (
+    RunRecord,
+    Unreadable,
+    last_confusion,
+    last_recalls,
+    progress,
+    recalls_of,
+    stream_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,17 +153,17 @@ def add_classes(
     interned: Interned,
 ) -> list[dict[str, Any]]:
     """The confusion matrices of every cell. Gives the results their "recalls", and runs their problems."""
-    sums: dict[tuple[int, int], classes.ConfusionSum] = {}
+    sums: dict[tuple[int, int], ConfusionSum] = {}
     by_run: dict[int, list[dict[str, Any]]] = {}
     for entry in results:
         by_run.setdefault(entry["run"], []).append(entry)
     for i, entries in by_run.items():
         try:
-            stream = classes.stream_of(records[i])
+            stream = stream_of(records[i])
             runs[i]["stream"] = interned.add("streams", stream)
             if (records[i].result or {}).get("task_kind", "single") == "single":
                 _read_run(records[i], runs[i], entries, stream["images"], sums)
-        except classes.Unreadable as error:
+        except Unreadable as error:
             runs[i]["problems"].append(cut(f"no per-class results: {error}"))
     total = 0
     seen = set()
@@ -165,7 +172,7 @@ def add_classes(
         if total > RECALLS and (entry["m"], entry["s"]) in seen:
             del entry["recalls"]
         seen.add((entry["m"], entry["s"]))
-    packed = classes.pack_all(sums, CONFUSIONS)
+    packed = pack_all(sums, CONFUSIONS)
     return [{"m": m, "s": s, **content} for (m, s), content in sorted(packed.items())]
 
 
@@ -174,15 +181,15 @@ def _read_run(
     run: dict[str, Any],
     entries: Sequence[dict[str, Any]],
     images: Sequence[int],
-    sums: dict[tuple[int, int], classes.ConfusionSum],
+    sums: dict[tuple[int, int], ConfusionSum],
 ) -> None:
     """Recalls and confusion of one run: from its confusion file, else the recalls from metrics.jsonl."""
     num_classes = len(images)
     try:
-        confusions = classes.last_confusion(record, num_classes)
-    except classes.Unreadable as error:
+        confusions = last_confusion(record, num_classes)
+    except Unreadable as error:
         run["problems"].append(cut(f"no confusion matrix: {error}"))
-        recalls = classes.last_recalls(record, num_classes)
+        recalls = last_recalls(record, num_classes)
         for entry in entries:
             if entry["classifier"] in recalls:
                 entry["recalls"] = recalls[entry["classifier"]]
@@ -190,8 +197,8 @@ def _read_run(
     for entry in entries:
         if entry["classifier"] in confusions:
             confusion = confusions[entry["classifier"]]
-            entry["recalls"] = classes.recalls_of(confusion)
+            entry["recalls"] = recalls_of(confusion)
             cell = (entry["m"], entry["s"])
-            total = sums.setdefault(cell, classes.ConfusionSum.of(num_classes))
+            total = sums.setdefault(cell, ConfusionSum.of(num_classes))
             if len(total.by_arrival) == -(-num_classes // total.block):
                 total.add(confusion, images)

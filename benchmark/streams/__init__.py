@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.streams.benchmark import long_tailed_benchmark
+    from benchmark.streams.build import long_tailed_benchmark
     from benchmark.streams.images import ImageStore
     from benchmark.streams.info import StreamInfo, stream_table
     from benchmark.streams.order import named_order
@@ -24,7 +24,7 @@ _HOME = {
     "StreamInfo": "info",
     "class_counts": "profile",
     "class_split": "split",
-    "long_tailed_benchmark": "benchmark",
+    "long_tailed_benchmark": "build",
     "named_order": "order",
     "stream_table": "info",
 }

@@ -26,7 +26,7 @@ from benchmark.streams.info import StreamInfo, choice_hash
 from benchmark.streams.scenario import LongTailedBenchmark, make_stream
 from benchmark.streams.source import Source
 from benchmark.streams.subset import choose_rows, hold_out, rows_by_class
-from strategies.seen import UNANNOTATED
+from strategies.training.labels import UNANNOTATED
 
 ASSIGNMENTS = ("overlapping", "disjoint")
 

@@ -11,7 +11,7 @@ from avalanche.benchmarks.utils.data_attribute import has_task_labels
 
 from benchmark.streams.images import ImageStore
 from benchmark.streams.info import StreamInfo
-from strategies.features import class_positions
+from strategies.training.labels import class_positions
 
 
 class StreamExperience(DatasetExperience):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 
 slurm = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("slurm_cluster.py"))))
-
 CONFIG = """
 dataset: {name: digits, classes: 6}
 stream: {tasks: 3, rho: 5, max_count: 20}
@@ -26,7 +25,6 @@ training: {backbone: convnet, epochs: 4, batch_size: 16, lr: 0.05, augmentation:
 grid:
   training.seed: [0, 1]
 """
-
 # `hold` stops runs inside their second experience, `slow` says how long steps sleep; `log` says who got there.
 PLUGIN = """
 import os, time

@@ -24,7 +24,6 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sque
 NODES = ("node1", "node2")
 APART = ("unshare", *(["--map-current-user"] if os.getuid() else []),
          "--fork", "--pid", "--kill-child", "--mount-proc")  # fmt: skip
-
 CONFIG = """
 ClusterName=imcil
 SlurmctldHost={host}(127.0.0.1)

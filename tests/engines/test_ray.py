@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmark.store import load_runs
+from benchmark.storage.records import load_runs
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 SWEEP = ("sweep", "small.yaml", "--allow-code", "--out", "out", "--engine", "ray")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.claims import BEATS, LEASE
 from benchmark.cli import main
-from benchmark.store import load_runs
+from benchmark.storage.leases import BEATS, LEASE
+from benchmark.storage.records import load_runs
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 SWEEP = ("sweep", "small.yaml", "--allow-code", "--out", "out", "--engine", "slurm")

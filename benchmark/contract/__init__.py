@@ -1,0 +1,1 @@
+"""What every method must keep: the checks of `imcil check`, run on small networks and streams."""

@@ -1,0 +1,1 @@
+"""Glyphs: images of characters, drawn here from the fonts that matplotlib ships."""

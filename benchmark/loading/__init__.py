@@ -1,0 +1,1 @@
+"""Batches from memory: shuffled, augmented on the device, read ahead where the data are on disk."""

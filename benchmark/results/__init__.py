@@ -1,0 +1,1 @@
+"""Finished runs as numbers: read, labelled, averaged, paired, tested."""

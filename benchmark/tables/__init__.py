@@ -1,0 +1,1 @@
+"""Numbers as Markdown, LaTeX, CSV and terminal tables."""

@@ -1,0 +1,1 @@
+"""Hyper-parameters, chosen by trials on held-out images."""

@@ -1,0 +1,1 @@
+"""Gradient Reweighting (CVPR 2024): GR, DGR and DAKD, and the ablations of the paper."""

@@ -1,0 +1,1 @@
+"""Networks: growing heads, backbone and head as one module, precision, counted passes."""

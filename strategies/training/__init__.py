@@ -1,0 +1,1 @@
+"""The training loop and the parts that methods are made of."""
