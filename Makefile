@@ -44,7 +44,7 @@ test-all: setup browser  ## the test suite with its long checks, and the report 
 
 test-engines: setup  ## the engines on a real SLURM and a real Ray cluster, which it installs (apt-get) and starts here
 	tests/engines/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/engines tests/test_engines.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/engines tests/sweeps/test_engines.py
 
 perf: setup      ## speed against a bare PyTorch loop, written to results/perf
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmark.perf

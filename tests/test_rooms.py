@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS, ABOVE = "strategies", ("benchmark.__init__", "benchmark.__main__")
-FLOORS = (
+FLOORS = (  # noqa: SIM905
     "benchmark.errors strategies.networks strategies.training strategies benchmark.metrics benchmark.storage "
     "benchmark.streams benchmark.backbones benchmark.datasets benchmark.config benchmark.loading benchmark.results "
     "benchmark.runs benchmark.sweeps benchmark.contract benchmark.tables benchmark.figures benchmark.report "
