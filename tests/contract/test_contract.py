@@ -379,9 +379,9 @@ from typing import ClassVar
 
 import torch
 
-from strategies.criterion import SeenCrossEntropy
-from strategies.heads import LinearHead
-from strategies.recipe import Context, Parts, Recipe
+from strategies.training.criteria import SeenCrossEntropy
+from strategies.networks.heads import LinearHead
+from strategies.training.recipe import Context, Parts, Recipe
 
 
 class Smoothed(SeenCrossEntropy):

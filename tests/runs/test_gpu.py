@@ -18,7 +18,7 @@ from pretend_gpu import OnGPU, PretendedGPU, pretended_gpu
 from small_run import EPOCHS, TINY, Killed, KilledAt, config, done, repeatable, short
 from test_loading import batches_of, large_stream, small_stream
 from test_resume import LOOKS, SCENES
-from test_strategies_stock import WITHOUT_NOISE, on_a_stock_template
+from test_stock import WITHOUT_NOISE, on_a_stock_template
 from torch import Tensor, nn
 
 from benchmark.config.schema import RunConfig

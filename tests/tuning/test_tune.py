@@ -147,7 +147,7 @@ def test_a_range_is_checked(tmp_path: Path) -> None:
 def test_an_override_reaches_the_search_and_no_run(tmp_path: Path) -> None:
     sweep_of(tmp_path)
     sweep = config.load(str(tmp_path / "small.yaml"), ["search.trials=7", "strategy=replay"])
-    assert search.read(sweep).trials == 7 and [execute.strategy.name for run in sweep.runs()] == ["replay"] * 2
+    assert search.read(sweep).trials == 7 and [run.strategy.name for run in sweep.runs()] == ["replay"] * 2
     assert [method.label for method in search.methods(sweep, search.read(sweep))] == ["replay"]
 
 
