@@ -92,7 +92,7 @@ def test_a_mistake_in_a_metric_is_one_clear_sentence(tmp_path):
     def nothing(run):
         pass
 
-    with pytest.raises(UserError, match=r"broken failed on .*KeyError: 'speed' \(test_rundata\.py, line \d+\)\.$"):
+    with pytest.raises(UserError, match=r"broken failed on .*KeyError: 'speed' \(test_user_metrics\.py, line \d+\)\.$"):
         tables.main_table(frame, broken)
     with pytest.raises(UserError, match=r"metric a_word failed on .*: it returned 'high', not a number\.$"):
         tables.main_table(frame, a_word)
