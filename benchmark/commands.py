@@ -13,17 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from benchmark import outputs
-from benchmark.config.schema import RunConfig
-from benchmark.datasets.progress import LIBRARIES, waiting
 from benchmark.errors import UserError, did_you_mean
-from benchmark.runs.signals import RESUMABLE, StopRequest
-from benchmark.storage.folder import RunFolder
-from benchmark.sweeps.engines import worker
-from benchmark.sweeps.live_view import LiveView
-from benchmark.sweeps.preflight import check_writable
 
 if TYPE_CHECKING:
     from benchmark.config.schema import RunConfig
@@ -277,6 +268,15 @@ def run_here(config: RunConfig, out: Path, device: str, finish: Callable[[Path],
     ------
     UserError : the config does not fit its data; nothing was started.
     """
+    from rich.console import Console
+
+    from benchmark.datasets.progress import LIBRARIES, waiting
+    from benchmark.runs.signals import RESUMABLE, StopRequest
+    from benchmark.storage.folder import RunFolder
+    from benchmark.sweeps.engines import worker
+    from benchmark.sweeps.live_view import LiveView
+    from benchmark.sweeps.preflight import check_writable
+
     console = Console()
     name = config.run_name
     folder = RunFolder(out / "runs" / name)

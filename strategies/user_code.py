@@ -9,10 +9,6 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def import_file(path: Path) -> ModuleType:

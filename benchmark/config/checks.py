@@ -6,10 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmark.config.schema import RunConfig, _reason, file_of
-from benchmark.config.sections import (
-    StrategyConfig,
-)
+from benchmark.config.schema import RunConfig, file_of, reason_of
+from benchmark.config.sections import StrategyConfig
 from benchmark.errors import UserError, did_you_mean, place
 
 # --- checks that need the method ------------------------------------------------------------------------------------
@@ -47,7 +45,7 @@ def build_recipe(strategy: StrategyConfig) -> Any:
             missing = f'"{first["loc"][0]}", which has no default'
             raise UserError(f'Strategy "{strategy.name}" needs a value for {missing}.') from error
         if first["loc"]:
-            raise UserError(f"strategy.{first['loc'][0]} {_reason(first)}") from error
+            raise UserError(f"strategy.{first['loc'][0]} {reason_of(first)}") from error
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")  # of the recipe's own check
         raise UserError(f'Strategy "{strategy.name}" refuses its options: {reason}.') from error
 

@@ -173,11 +173,11 @@ def _sentence(error: ValidationError) -> str:
         hint = f": write {key}.{MAIN_KEYS[key]}={given}" if single else ""
         sentence = f"The section {key} must hold keys and values, got {given!r}{hint}."
     else:
-        sentence = f"{key} {_reason(first)}"
+        sentence = f"{key} {reason_of(first)}"
     return sentence if len(problems) == 1 else f"{sentence} ({len(problems) - 1} more mistakes.)"
 
 
-def _reason(problem: Any) -> str:
+def reason_of(problem: Any) -> str:
     """'must be a valid integer, got 'two'.'"""
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = re.sub(r", (got a number|unable to parse).*", "", message)

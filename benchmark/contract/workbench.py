@@ -20,12 +20,7 @@ from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Tensor, nn
 
 from benchmark import backbones
-from benchmark.contract.probes import (
-    Camera,
-    Watch,
-    differences,
-    trainable,
-)
+from benchmark.contract.probes import Camera, Watch, differences, trainable
 from benchmark.datasets.arrays import ImageArrays, channel_statistics
 from benchmark.loading.loader import ArrayLoader
 from benchmark.runs.checkpoint import detached

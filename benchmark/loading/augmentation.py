@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from strategies.networks.precision import sent
-
-if TYPE_CHECKING:
-    pass
 
 PAD = 4
 AUGMENTATIONS = ("crop", "resized_crop", "crop_jitter", "none")

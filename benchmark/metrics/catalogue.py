@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from benchmark.metrics.multi_label import LABELS, THRESHOLDS
 from benchmark.metrics.single_label import GROUPS
-
-if TYPE_CHECKING:
-    pass
 
 SEEN = "accuracy on all test images of seen classes"
 TASKS = "unweighted mean over experiences of their test accuracy"

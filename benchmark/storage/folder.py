@@ -1,7 +1,6 @@
-"""Run folders: paths, state derived from the files, tolerant loading.
+"""A run folder: its paths, the state that its files tell, and who may write in it.
 
-Nothing here trusts what it reads: a damaged file is reported by name, and a result counts only when all of it can be
-read.
+A result counts only when all of it can be read.
 """
 
 from __future__ import annotations
@@ -18,15 +17,7 @@ from typing import Any, Literal
 
 from benchmark.errors import UserError
 from benchmark.storage import leases
-from benchmark.storage.files import (
-    DamagedFile,
-    append_text,
-    json_bytes,
-    mapping,
-    read_json,
-    read_jsonl,
-    write_json,
-)
+from benchmark.storage.files import DamagedFile, append_text, json_bytes, mapping, read_json, read_jsonl, write_json
 from benchmark.storage.leases import ClaimLost
 
 FORMAT = 1  # of result.json

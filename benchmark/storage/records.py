@@ -1,4 +1,7 @@
-"""What one run folder holds, read without trusting it: config, stream, result, progress, confusion."""
+"""What run folders hold: config, stream, result, progress, confusion.
+
+Nothing here trusts what it reads: a damaged file is reported by name and the rest is read.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,7 @@ import numpy.typing as npt
 
 from benchmark.errors import UserError
 from benchmark.storage import leases
-from benchmark.storage.files import (
-    DamagedFile,
-    read_bytes,
-    read_json,
-    read_jsonl,
-)
+from benchmark.storage.files import DamagedFile, read_bytes, read_json, read_jsonl
 from benchmark.storage.folder import RunFolder, State
 from benchmark.storage.text import printable
 

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere; and a run in this process."""
+"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -27,14 +27,17 @@ from benchmark.storage.folder import RunFolder
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.config.schema import RunConfig
     from benchmark.runs.prepare import Prepared
 
 UNSEEDED = {"stream.order_seed": 0, "stream.subset_seed": 0, "stream.rank_seed": 0, "training.seed": 0}
 
 
 class Repeats:
-    """The finished ones of some runs, (folder, config, environment), whose precision was left to the machine."""
+    """The finished ones of some runs, (folder, config, environment), whose precision was left to the machine.
+
+    What `training.precision: auto` becomes depends on the processor, and tables refuse to average two precisions: a
+    sweep that goes on on another machine is refused before hours are spent.
+    """
 
     def __init__(self, begun: Iterable[tuple[RunFolder, Any, Any]]) -> None:
         self._found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # method -> (precision, name, config)
