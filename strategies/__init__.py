@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from strategies.training.criteria import BalancedSoftmax, NewCrossEntropy, SeenCrossEntropy
     from strategies.training.distillation import TeacherPlugin
     from strategies.training.learner import IncrementalLearner
+    from strategies.training.losses import (
+        balanced_softmax_loss,
+        distillation_loss,
+        icarl_loss,
+        less_forget_loss,
+        margin_ranking_loss,
+    )
     from strategies.training.memory import ExemplarMemoryPlugin, herding_order
     from strategies.training.recipe import Context, MemoryPolicy, Parts, Recipe
     from strategies.training.stages import Stage
@@ -42,7 +49,12 @@ _HOME = {
     "SplitLinearHead": "networks.heads",
     "Stage": "training.stages",
     "TeacherPlugin": "training.distillation",
+    "balanced_softmax_loss": "training.losses",
+    "distillation_loss": "training.losses",
     "herding_order": "training.memory",
+    "icarl_loss": "training.losses",
+    "less_forget_loss": "training.losses",
+    "margin_ranking_loss": "training.losses",
     "register": "registry",
 }
 
@@ -67,7 +79,12 @@ __all__ = [
     "SplitLinearHead",
     "Stage",
     "TeacherPlugin",
+    "balanced_softmax_loss",
+    "distillation_loss",
     "herding_order",
+    "icarl_loss",
+    "less_forget_loss",
+    "margin_ranking_loss",
     "register",
 ]
 
